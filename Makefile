@@ -1,0 +1,56 @@
+# `make notebooks` sets up and runs the whole course; `make test` sets up and passes all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export MPLBACKEND :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup notebooks outputs lab test lint format benchmark train-garden wheel clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[notebooks,test]"
+	@touch $@
+
+setup: $(READY)  ## make .venv with everything in it
+
+notebooks: $(READY)  ## run the whole course into build/ and regenerate the README's figures there
+	$(BIN)/python notebooks/run.py --into build
+
+outputs: $(READY)  ## run the course in place: refresh committed outputs and figures/
+	$(BIN)/python notebooks/run.py --in-place
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+test: $(READY) lint  ## lint, type-check and run all tests, notebooks included
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -p no:doctest --nbval --nbval-current-env --nbval-cell-timeout 300 \
+		--nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY)  ## print the tables of speed and of truth (10-15 minutes)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/garden_table.py
+
+train-garden: $(READY)  ## train the garden model anew (under an hour on two cores)
+	$(BIN)/python training/train_garden.py
+
+wheel: $(READY)  ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove what was built (not .venv)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
