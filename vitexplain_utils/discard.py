@@ -1,0 +1,83 @@
+"""Discard: set the lowest share of a fused matrix to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+
+def discard_lowest(fused: Tensor, discard_ratio: float, *, class_token: bool = True) -> Tensor:
+    """Set the lowest `⌊discard_ratio · T²⌋` entries of each matrix to 0.
+
+    The threshold is one for the whole matrix, not one per row (jacobgil's vit-explain, 2020, is
+    where the filter comes from). Of equal entries the earlier ones, row by row, go first, so the
+    number of discarded entries is exact.
+
+    Args:
+        fused: `[B, T, T]`, non-negative, one matrix per image.
+        discard_ratio: in [0, 1).
+        class_token: token 0 is a class token, whose attention to itself is never discarded.
+
+    Returns:
+        A new tensor `[B, T, T]` (for ratio 0 the input itself).
+
+    Raises:
+        ValueError: wrong shape, or a ratio outside [0, 1).
+
+    Example:
+        >>> import torch
+        >>> discard_lowest(torch.tensor([[[0.1, 0.9], [0.7, 0.3]]]), 0.5)
+        tensor([[[0.1000, 0.9000],
+                 [0.7000, 0.0000]]])
+    """
+    if fused.ndim != 3 or fused.shape[1] != fused.shape[2]:
+        raise ValueError(f"fused must be [B, T, T], got shape {tuple(fused.shape)}")
+    check_discard_ratio(discard_ratio)
+    flat = fused.flatten(1)  # [B, T, T] -> [B, T*T]
+    count = int(discard_ratio * flat.shape[1])
+    if count == 0:
+        return fused
+    threshold = flat.kthvalue(count, dim=1, keepdim=True).values  # [B, 1]
+    return _discard_to(flat, threshold, count, class_token).view_as(fused)
+
+
+def discard_each(
+    fused: Tensor, discard_ratios: Sequence[float], *, class_token: bool = True
+) -> Iterator[Tensor]:
+    """`discard_lowest` for many ratios in turn, sorting the entries only once.
+
+    Example:
+        >>> import torch
+        >>> fused = torch.tensor([[[0.1, 0.9], [0.7, 0.3]]])
+        >>> [int((part == 0).sum()) for part in discard_each(fused, [0, 0.5, 0.75])]
+        [0, 1, 2]
+    """
+    flat = fused.flatten(1)  # [B, T, T] -> [B, T*T]
+    ordered = flat.sort(dim=1).values
+    for discard_ratio in discard_ratios:
+        check_discard_ratio(discard_ratio)
+        count = int(discard_ratio * flat.shape[1])
+        if count == 0:
+            yield fused
+            continue
+        threshold = ordered[:, count - 1 : count]
+        yield _discard_to(flat, threshold, count, class_token).view_as(fused)
+
+
+def _discard_to(flat: Tensor, threshold: Tensor, count: int, class_token: bool) -> Tensor:
+    """Zero the `count` lowest entries of each row; the highest of them is `threshold`."""
+    kept = flat > threshold
+    missing = flat.shape[1] - count - kept.sum(1, keepdim=True)
+    if bool(missing.any()):  # entries equal to the threshold: the last `missing` of them stay
+        equal = flat == threshold
+        kept |= equal & (equal.flip(1).cumsum(1).flip(1) <= missing)
+    if class_token:
+        kept[:, 0] = True
+    return flat * kept
+
+
+def check_discard_ratio(discard_ratio: float) -> None:
+    """Raise a ValueError unless `discard_ratio` is a number in [0, 1)."""
+    if not 0 <= discard_ratio < 1:
+        raise ValueError(f"discard_ratio must be in [0, 1), got {discard_ratio!r}")
