@@ -1,0 +1,51 @@
+"""See what a Vision Transformer looked at: the path from a photograph to a heat map."""
+
+from .capture import AttentionRecord, record_attention
+from .classes import TopClass, class_index, class_names, top_classes
+from .discard import discard_lowest
+from .explain import METHODS, Explanation, explain
+from .garden import Scene, garden_scene, garden_test_set, hero_scene
+from .gif import label_frame, save_gif
+from .head_fusion import HEAD_FUSIONS, fuse_heads
+from .images import crop_box, load_image, preprocess
+from .measures import energy_inside, pointing_game, share_on_target
+from .models import load_model
+from .overlay import overlay
+from .relevance import relevance
+from .rollout import gradient_rollout, rollout
+from .sweep import discard_sweep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HEAD_FUSIONS",
+    "METHODS",
+    "AttentionRecord",
+    "Explanation",
+    "Scene",
+    "TopClass",
+    "class_index",
+    "class_names",
+    "crop_box",
+    "discard_lowest",
+    "discard_sweep",
+    "energy_inside",
+    "explain",
+    "fuse_heads",
+    "garden_scene",
+    "garden_test_set",
+    "gradient_rollout",
+    "hero_scene",
+    "label_frame",
+    "load_image",
+    "load_model",
+    "overlay",
+    "pointing_game",
+    "preprocess",
+    "record_attention",
+    "relevance",
+    "rollout",
+    "save_gif",
+    "share_on_target",
+    "top_classes",
+]

@@ -1,0 +1,21 @@
+"""Files: written whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` beside `path` and move it into place, so that no half file is ever left.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder, "note.txt"), b"whole")
+        ...     Path(folder, "note.txt").read_text()
+        'whole'
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder, path.name)
+        whole.write_bytes(content)
+        whole.replace(path)
