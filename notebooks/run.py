@@ -1,0 +1,59 @@
+"""Run the notebooks from top to bottom: into a folder, or in place to refresh their outputs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+
+HERE = Path(__file__).parent
+# Only what every run has in common, so that a rerun changes nothing.
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def execute(path: Path) -> nbformat.NotebookNode:
+    """A notebook with the outputs of one fresh run, made in the notebooks' own folder."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(HERE)}}
+    NotebookClient(notebook, timeout=600, record_timing=False, resources=resources).execute()
+    notebook.metadata = nbformat.from_dict(METADATA)
+    return notebook
+
+
+def main() -> None:
+    """Run all notebooks, or those named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--into", type=Path, help="folder for executed notebooks, HTML and figures")
+    where.add_argument("--in-place", action="store_true", help="refresh outputs and figures/")
+    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(HERE.glob("*.ipynb")))
+    options = parser.parse_args()
+    into = HERE.parent if options.in_place else options.into.resolve()
+    figures = into / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    os.environ["VITEXPLAIN_FIGURES"] = str(figures)  # the kernels inherit it
+    for path in options.notebooks:
+        start = time.perf_counter()
+        notebook = execute(path)
+        if options.in_place:
+            nbformat.write(notebook, path)
+        else:
+            nbformat.write(notebook, into / path.name)
+            html, _ = HTMLExporter().from_notebook_node(notebook)
+            (into / path.with_suffix(".html").name).write_text(html, encoding="utf-8")
+        print(f"{path.name:32s} {time.perf_counter() - start:5.1f} s", flush=True)
+    if not options.in_place:
+        print(f"Open {options.into}/*.html in a browser; the README's figures are in {figures}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

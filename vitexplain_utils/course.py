@@ -1,0 +1,58 @@
+"""Course: what every notebook needs besides the path itself."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+from IPython.display import HTML
+from PIL import Image
+from torch import nn
+
+from .images import load_image, to_rgb
+from .models import load_model
+
+
+def optional_model(name: str) -> nn.Module | None:
+    """The model, or None and one printed line where there are no weights for it.
+
+    Example:
+        >>> optional_model("garden") is not None
+        True
+    """
+    try:
+        return load_model(name)
+    except FileNotFoundError:
+        print(
+            f"No weights for {name}: the photograph sections are skipped. Go online once, or put "
+            f"{name}.safetensors into a folder and set VITEXPLAIN_WEIGHTS to it."
+        )
+        return None
+
+
+def photograph(name: str) -> Image.Image:
+    """A picture by the name of a scikit-image sample, a path or a URL.
+
+    Example:
+        >>> photograph("astronaut").size
+        (512, 512)
+    """
+    if name.isidentifier():
+        import skimage.data
+
+        return to_rgb(Image.fromarray(getattr(skimage.data, name)()))
+    return load_image(name)
+
+
+def show_gif(path: str | Path) -> HTML:
+    """A GIF for a notebook's output, embedded so that it also plays in an exported page."""
+    encoded = base64.b64encode(Path(path).read_bytes()).decode()
+    return HTML(f'<img alt="{Path(path).stem}" src="data:image/gif;base64,{encoded}">')
+
+
+def figures_folder() -> Path:
+    """Where figures go: `$VITEXPLAIN_FIGURES`, which the make targets set, or `../figures`."""
+    folder = Path(os.environ.get("VITEXPLAIN_FIGURES") or "../figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

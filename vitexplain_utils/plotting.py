@@ -1,0 +1,201 @@
+"""Plotting: the figures of the notebooks, all in one style; they are returned, never shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from .images import to_rgb
+from .overlay import overlay
+
+COLORMAP = "plasma"
+_DPI = 90
+_TITLE_SIZE = 10
+_LARGE = 288  # pixels: small pictures are enlarged to this before a map is laid over them
+
+
+def enlarge(image: Image.Image, side: int = _LARGE) -> Image.Image:
+    """The picture with its longer side at least `side` pixels, so that maps over it are smooth."""
+    scale = side / max(image.size)
+    if scale <= 1:
+        return to_rgb(image)
+    width, height = (round(edge * scale) for edge in image.size)
+    return to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def show_pictures(
+    pictures: Sequence[Image.Image],
+    titles: Sequence[str],
+    *,
+    columns: int | None = None,
+    size: float = 2.1,
+    outlines: Sequence[np.ndarray | None] | None = None,
+) -> Figure:
+    """Pictures side by side, each with its title.
+
+    Args:
+        pictures: PIL images.
+        titles: one for each.
+        columns: pictures per row; None is all in one row.
+        size: width of one picture, in inches.
+        outlines: for each picture None or a mask of all of it, of any size, drawn as a line.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: as many titles (and outlines) as pictures are needed, and at least one.
+
+    Example:
+        >>> len(show_pictures([Image.new("RGB", (9, 9))] * 2, ["a", "b"]).axes)
+        2
+    """
+    outlines = [None] * len(pictures) if outlines is None else outlines
+    if not len(pictures) == len(titles) == len(outlines) > 0:
+        raise ValueError(
+            "pictures, titles and outlines must be as many as each other and not none; "
+            f"got {len(pictures)}, {len(titles)}, {len(outlines)}"
+        )
+    ratio = max(picture.height / picture.width for picture in pictures)
+    figure, axes = _grid(len(pictures), columns, size, size * ratio)
+    for ax, picture, title, mask in zip(axes, pictures, titles, outlines, strict=True):
+        extent = (0, picture.width, picture.height, 0)
+        ax.imshow(np.asarray(to_rgb(picture)), extent=extent)
+        if mask is not None:
+            rows, cols = mask.shape
+            x = (np.arange(cols) + 0.5) * picture.width / cols
+            y = (np.arange(rows) + 0.5) * picture.height / rows
+            ax.contour(x, y, mask, levels=[0.5], colors="white", linewidths=1.2)
+        ax.set_title(title, fontsize=_TITLE_SIZE)
+    return figure
+
+
+def show_maps(
+    image: Image.Image,
+    heatmaps: Sequence[Tensor] | Tensor,
+    titles: Sequence[str],
+    *,
+    picture_title: str | None = None,
+    columns: int | None = None,
+    size: float = 2.1,
+    vmax: float | None = None,
+    mask: np.ndarray | Sequence[np.ndarray | None] | None = None,
+) -> Figure:
+    """Heat maps over one picture, side by side; each is scaled to its own maximum or to `vmax`.
+
+    Args:
+        image: the picture.
+        heatmaps: maps `[rows, cols]`.
+        titles: one for each map.
+        picture_title: show the picture itself first, under this title.
+        columns: pictures per row; None is all in one row.
+        size: width of one picture, in inches.
+        vmax: the value of the highest colour in every map; None is each map's own maximum.
+        mask: outline of the right answer, for all maps or one for each.
+
+    Returns:
+        A matplotlib figure.
+
+    Example:
+        >>> image = Image.new("RGB", (96, 96))
+        >>> figure = show_maps(image, torch.rand(2, 12, 12), ["a", "b"], picture_title="scene")
+        >>> [ax.get_title() for ax in figure.axes]
+        ['scene', 'a', 'b']
+    """
+    large = enlarge(image)
+    masks = [mask] * len(heatmaps) if mask is None or isinstance(mask, np.ndarray) else list(mask)
+    pictures = [overlay(large, heatmap, colormap=COLORMAP, vmax=vmax) for heatmap in heatmaps]
+    names = list(titles)
+    if picture_title is not None:
+        pictures, names, masks = [large, *pictures], [picture_title, *names], [None, *masks]
+    return show_pictures(pictures, names, columns=columns, size=size, outlines=masks)
+
+
+def show_matrices(
+    matrices: Sequence[Tensor] | Tensor,
+    titles: Sequence[str],
+    *,
+    columns: int | None = None,
+    size: float = 2.4,
+    vmax: float | None = None,
+    labels: tuple[str, str] = ("key", "query"),
+) -> Figure:
+    """Matrices (or raw maps) as pictures, rows downwards, light is high.
+
+    Args:
+        matrices: `[rows, cols]` each.
+        titles: one for each.
+        columns: matrices per row of the figure; None is all in one row.
+        size: width of one matrix, in inches.
+        vmax: the value of the highest colour in all of them; None is each one's own maximum.
+        labels: what lies along x and along y; empty strings for none.
+
+    Returns:
+        A matplotlib figure.
+
+    Example:
+        >>> len(show_matrices(torch.rand(3, 5, 5), ["a", "b", "c"]).axes)
+        3
+    """
+    ratio = matrices[0].shape[0] / matrices[0].shape[1]
+    figure, axes = _grid(len(titles), columns, size, size * ratio)
+    for ax, matrix, title in zip(axes, matrices, titles, strict=True):
+        values = torch.as_tensor(matrix).detach().float().cpu().numpy()
+        ax.imshow(values, cmap=COLORMAP, vmin=0, vmax=vmax, interpolation="nearest")
+        ax.set_title(title, fontsize=_TITLE_SIZE)
+        ax.set_xlabel(labels[0], fontsize=8)
+        ax.set_ylabel(labels[1], fontsize=8)
+    return figure
+
+
+def show_heads(maps: Tensor, *, size: float = 1.1, shared: bool = False) -> Figure:
+    """A sheet of raw maps: blocks downwards, heads across.
+
+    Args:
+        maps: `[L, H, rows, cols]`.
+        size: width of one map, in inches.
+        shared: one colour scale for the whole sheet instead of one for each map.
+
+    Returns:
+        A matplotlib figure.
+
+    Example:
+        >>> len(show_heads(torch.rand(6, 3, 12, 12)).axes)
+        18
+    """
+    blocks, heads, rows, cols = maps.shape
+    figure, axes = _grid(blocks * heads, heads, size, size * rows / cols, titles=False)
+    vmax = float(maps.max()) if shared else None
+    for index, ax in enumerate(axes):
+        block, head = divmod(index, heads)
+        values = maps[block, head].detach().float().cpu().numpy()
+        ax.imshow(values, cmap=COLORMAP, vmin=0, vmax=vmax, interpolation="nearest")
+        if block == 0:
+            ax.set_title(f"head {head}", fontsize=8)
+        if head == 0:
+            ax.set_ylabel(f"block {block}", fontsize=8)
+    return figure
+
+
+def _grid(
+    count: int, columns: int | None, width: float, height: float, titles: bool = True
+) -> tuple[Figure, list[Axes]]:
+    columns = min(columns or count, count)
+    rows = -(-count // columns)
+    title = 0.3 if titles else 0.05
+    figure = Figure((columns * width, rows * (height + title)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for ax in axes:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, axes[:count]
