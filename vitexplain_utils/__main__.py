@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _target(model: nn.Module, text: str) -> int:
-    return int(text) if text.lstrip("-").isdigit() else class_index(model, text)
+    return int(text) if text.removeprefix("-").isdecimal() else class_index(model, text)
 
 
 def _save(picture: Image.Image, output: Path) -> None:

@@ -50,7 +50,13 @@ class AttentionRecord:
                 "made inside record_attention and outside torch.no_grad()"
             )
         inputs = [*self.attention, *([] if self.pool is None else [self.pool])]
-        return list(torch.autograd.grad(scalar, inputs, retain_graph=True))
+        grads = torch.autograd.grad(scalar, inputs, retain_graph=True, allow_unused=True)
+        if any(grad is None for grad in grads):
+            raise ValueError(
+                "scalar does not depend on the recorded attention: compute it from the latest "
+                "forward pass"
+            )
+        return list(grads)
 
 
 @contextmanager
@@ -103,17 +109,22 @@ def _attention_dropouts(model: nn.Module) -> list[nn.Module]:
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or len(blocks) == 0:
         raise ValueError(f"model {type(model).__name__} has no transformer blocks to record")
-    dropouts = []
-    for index, block in enumerate(blocks):
-        attached = [getattr(module, "attn_drop", None) for module in block.modules()]
-        found = [dropout for dropout in attached if isinstance(dropout, nn.Module)]
-        if len(found) != 1:
-            raise ValueError(
-                f"model {type(model).__name__}: block {index} has {len(found)} self-attentions "
-                "with a matrix to record; exactly one is needed"
-            )
-        dropouts.append(found[0])
-    return dropouts
+    if not hasattr(getattr(model, "patch_embed", None), "dynamic_feat_size"):
+        raise ValueError(f"model {type(model).__name__} does not say how its tokens lie on a grid")
+    return [_attention_dropout(model, index, block) for index, block in enumerate(blocks)]
+
+
+def _attention_dropout(model: nn.Module, index: int, block: nn.Module) -> nn.Module:
+    found = [m for m in block.modules() if isinstance(getattr(m, "attn_drop", None), nn.Module)]
+    where = f"model {type(model).__name__}: block {index}"
+    if len(found) != 1:
+        raise ValueError(
+            f"{where} has {len(found)} self-attentions with a matrix to record; one is needed"
+        )
+    if hasattr(found[0], "lambda_init"):
+        raise ValueError(f"{where} has differential attention, the difference of two matrices")
+    dropout: nn.Module = found[0].get_submodule("attn_drop")
+    return dropout
 
 
 def _set_flags(model: nn.Module, undo: ExitStack) -> None:

@@ -18,6 +18,8 @@ def class_names(model: nn.Module) -> list[str]:
         'snail'
     """
     count = getattr(model, "num_classes", 0)
+    if count == 0:
+        return []
     labels = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
     if labels is not None and len(labels) == count:
         return list(labels)

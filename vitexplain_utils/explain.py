@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .capture import record_attention
 from .discard import check_discard_ratio
-from .head_fusion import HEAD_FUSIONS, fuse_heads
+from .head_fusion import HEAD_FUSIONS, at_least_float32, fuse_heads
 from .relevance import relevance
 from .rollout import check_residual_weight, gradient_rollout, rollout, start_row
 from .target import Target, score_target
@@ -80,7 +80,7 @@ def explain(
         residual_weight: weight of the residual connection, in [0, 1); the rollouts only.
 
     Returns:
-        An `Explanation`.
+        An `Explanation`. A map of zeros means that nothing recorded speaks for the target.
 
     Raises:
         ValueError: an argument is out of its range, a setting does not belong to the method, the
@@ -116,7 +116,7 @@ def capture_attention(
         torch.inference_mode(False),
         torch.set_grad_enabled(gradient),
     ):
-        logits = model(x.detach())
+        logits = _forward(model, x.detach())
         grid = token_grid(model, x, record.attention[0].shape[-1])
         score, chosen = score_target(model, logits, target, gradient)
         grads = record.gradient(score.sum()) if score is not None else None
@@ -180,15 +180,15 @@ def heatmap_of(
 
 def start_of(captured: Captured, method: str, head_fusion: str) -> Tensor:
     """The row of tokens that a method starts from (see `head_reads`)."""
-    pool = captured.pool
+    pool = None if captured.pool is None else at_least_float32(captured.pool)
     if pool is None:
         fused = None
     elif method not in CLASS_SPECIFIC or captured.pool_gradient is None:
         fused = fuse_heads(pool, head_fusion)
     elif method == "relevance":
-        fused = fuse_heads((pool.float() * captured.pool_gradient.float()).clamp(min=0))
+        fused = fuse_heads((pool * captured.pool_gradient).clamp(min=0))
     else:
-        fused = fuse_heads(pool.float() * captured.pool_gradient.float(), head_fusion).clamp(min=0)
+        fused = fuse_heads(pool * captured.pool_gradient, head_fusion).clamp(min=0)
     return head_reads(captured.model, captured.grid, fused, like=captured.attention[-1])
 
 
@@ -211,12 +211,20 @@ def check_settings(
         )
 
 
+def _forward(model: nn.Module, x: Tensor) -> Tensor:
+    try:
+        logits: Tensor = model(x)
+    except AssertionError as error:  # how timm says that the size does not fit
+        raise ValueError(f"x of shape {tuple(x.shape)} does not fit the model: {error}") from error
+    return logits
+
+
 def _check_input(model: nn.Module, x: Tensor) -> None:
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be a float tensor [B, 3, H, W] as from preprocess, got {got}")
-    if not bool(x.isfinite().all()):
-        raise ValueError("x holds NaN or inf")
     parameter = next(model.parameters(), None)
     if parameter is not None and parameter.device != x.device:
         raise ValueError(f"x is on {x.device}, the model on {parameter.device}: move one of them")
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds NaN or inf")

@@ -15,6 +15,8 @@ def write_whole(path: Path, content: bytes) -> None:
         ...     Path(folder, "note.txt").read_text()
         'whole'
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{str(path)!r} cannot be written: its folder does not exist")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         whole = Path(folder, path.name)
         whole.write_bytes(content)

@@ -7,6 +7,7 @@ import math
 import os
 import urllib.request
 import warnings
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
 
@@ -139,10 +140,10 @@ def crop_box(model: nn.Module, size: tuple[int, int]) -> tuple[float, float, flo
         raise ValueError(f"crop_mode {config['crop_mode']!r} of the model is not supported")
     half_width, half_height = cols / scale_x / 2, rows / scale_y / 2
     return (
-        width / 2 - half_width,
-        height / 2 - half_height,
-        width / 2 + half_width,
-        height / 2 + half_height,
+        max(width / 2 - half_width, 0),
+        max(height / 2 - half_height, 0),
+        min(width / 2 + half_width, width),
+        min(height / 2 + half_height, height),
     )
 
 
@@ -157,11 +158,11 @@ def _data_config(model: nn.Module, crop: bool) -> dict[str, Any]:
 
 
 def _fetch(url: str) -> IO[bytes]:
-    request = urllib.request.Request(url, headers={"User-Agent": "vitexplain-utils"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "vitexplain-utils"})
         with urllib.request.urlopen(request, timeout=10) as answer:
             content = answer.read(_MAX_DOWNLOAD + 1)
-    except OSError as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise ValueError(f"image {url} cannot be fetched: {error}") from error
     if len(content) > _MAX_DOWNLOAD:
         raise ValueError(f"image {url} has more than {_MAX_DOWNLOAD} bytes")

@@ -52,6 +52,10 @@ def load_model(
     if not timm.is_model(name.split(".")[0]):
         close = difflib.get_close_matches(name, ["garden", *timm.list_models()], n=3)
         raise ValueError(f"name {name!r} is not a model of timm; close: {', '.join(close) or '–'}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # an unknown weight tag
+        raise ValueError(f"name {name!r}: {error}") from error
     path = Path(weights) if weights is not None else _find_weights(name)
     return _create(name, path).eval().to(device)
 
@@ -60,7 +64,7 @@ def _create(name: str, path: Path) -> nn.Module:
     if not path.is_file():
         raise FileNotFoundError(f"weights {str(path)!r} is not a file")
     try:
-        state = load_state_dict(str(path))
+        state = load_state_dict(str(path), weights_only=True)
         overlay: dict[str, Any] = {"state_dict": state, "custom_load": False, "label_offset": 0}
         classes = _count_classes(name, state)
         if classes is not None:
@@ -124,7 +128,7 @@ def _hub_file(name: str) -> Path | None:
 
 def _reachable(url: str, seconds: float = 4.0) -> bool:
     """Whether a server answers; in a thread, because looking up a name can hang for longer."""
-    answered = threading.Event()
+    answers = []
 
     def ask() -> None:
         try:
@@ -133,7 +137,9 @@ def _reachable(url: str, seconds: float = 4.0) -> bool:
             pass  # an answer as well
         except OSError:
             return
-        answered.set()
+        answers.append(True)
 
-    threading.Thread(target=ask, daemon=True).start()
-    return answered.wait(seconds + 1)
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds + 1)
+    return bool(answers)

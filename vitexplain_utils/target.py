@@ -48,12 +48,13 @@ def _class_index(logits: Tensor, target: int | Sequence[int] | Tensor | None) ->
         return logits.detach().argmax(1)
     try:
         index = torch.as_tensor(target, device=logits.device)
-        if index.dtype in (torch.bool,) or index.is_floating_point() or index.is_complex():
+        if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
             raise TypeError
-        index = index.long().expand(batch)
+        index = index.long().expand(batch) if index.ndim == 0 else index.long()
+        good = index.shape == (batch,) and bool(((index >= 0) & (index < classes)).all())
     except (TypeError, ValueError, RuntimeError):
-        index = None
-    if index is None or not bool(((index >= 0) & (index < classes)).all()):
+        good = False
+    if not good:
         raise ValueError(
             f"target must be a class index in [0, {classes}), one per image of {batch}, a callable "
             f"or None; got {target!r}"

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitexplain_utils import METHODS, crop_box, explain, load_image, overlay, preprocess
+from vitexplain_utils import __main__ as cli
+
+
+@pytest.fixture
+def small_model(monkeypatch, tiny):
+    """The command line with a tiny model in place of whatever is asked for."""
+    monkeypatch.setattr(cli, "load_model", lambda name, weights=None: tiny)
+    return tiny
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """The working directory, empty."""
+    path = tmp_path / "work"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    return path
+
+
+def run(capsys, *arguments: object) -> tuple[int, list[str], list[str]]:
+    status = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), err.splitlines()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_writes_the_overlay(method, small_model, photo, folder, capsys):
+    status, out, err = run(capsys, photo, "--method", method)
+    assert (status, err) == (0, [])
+    assert [path.name for path in folder.iterdir()] == [f"photo_{method}.png"]
+    image = load_image(photo)
+    explanation = explain(small_model, preprocess(small_model, image), method=method)
+    written = load_image(folder / f"photo_{method}.png")
+    assert np.array_equal(np.asarray(written), np.asarray(overlay(image, explanation.heatmap[0])))
+    best = int(explanation.logits.argmax())
+    assert len(out) == 6
+    assert out[0].endswith(f"{best}  class {best}")
+    specific = method in ("gradient_rollout", "relevance")
+    assert out[-1].endswith(f"for {best} class {best}" if specific else "the same for every class")
+
+
+def test_all_options(small_model, photo, folder, capsys):
+    status, out, _ = run(
+        capsys,
+        photo,
+        "--target=class 4",
+        "--head-fusion=max",
+        "--discard-ratio=0.5",
+        "--crop",
+        "--output=maps.png",
+    )
+    assert status == 0
+    assert out[-1] == "maps.png: gradient_rollout for 4 class 4"
+    image = load_image(photo)
+    x = preprocess(small_model, image, crop=True)
+    explanation = explain(small_model, x, target=4, head_fusion="max", discard_ratio=0.5)
+    box = crop_box(small_model, image.size)
+    expected = np.asarray(overlay(image, explanation.heatmap[0], box=box))
+    assert np.array_equal(np.asarray(load_image("maps.png")), expected)
+
+
+@pytest.mark.parametrize("target", ["4", "class 4"])
+def test_target_by_number_or_name(target, small_model, photo, folder, capsys):
+    assert run(capsys, photo, "--target", target)[1][-1].endswith("for 4 class 4")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("o.jpg", "JPEG"), ("o.JPEG", "JPEG"), ("o.PNG", "PNG")]
+)
+def test_kind_of_output(name, kind, small_model, photo, folder, capsys):
+    assert run(capsys, photo, "--output", name)[0] == 0
+    with Image.open(name) as written:
+        assert written.format == kind
+
+
+def test_own_checkpoint(deit_checkpoint, photo, folder, capsys):
+    status, out, _ = run(capsys, photo, "--weights", deit_checkpoint, "--method", "last_attention")
+    assert status == 0
+    assert len(out) == 6
+    assert (folder / "photo_last_attention.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.png"], "none.png"),
+        (["notes.txt"], "notes.txt"),
+        (["{photo}", "--target", "class"], "target 'class' matches 7 classes"),
+        (["{photo}", "--target", "zebra"], "target 'zebra' matches 0 classes"),
+        (["{photo}", "--target", "7"], "target must be a class index"),
+        (["{photo}", "--target", "-1"], "target must be a class index"),
+        (["{photo}", "--target", "²"], "target '²'"),
+        (["{photo}", "--discard-ratio", "1.5"], "discard_ratio"),
+        (["{photo}", "--discard-ratio", "nan"], "discard_ratio"),
+        (["{photo}", "--method", "relevance", "--head-fusion", "max"], "head_fusion"),
+        (["{photo}", "--output", "map.gif"], "output"),
+        (["{photo}", "--output", "missing/map.png"], "missing/map.png"),
+        (["{photo}", "--output", "notes.txt/map.png"], "notes.txt/map.png"),
+        (["http://127.0.0.1:1/photo.png"], "cannot be fetched"),
+        (["http://a b/photo.png"], "cannot be fetched"),
+    ],
+)
+def test_bad_input(arguments, said, small_model, photo, folder, capsys):
+    Path("notes.txt").write_text("no picture")
+    arguments = [argument.replace("{photo}", str(photo)) for argument in arguments]
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert len(err) == 1
+    assert err[0].startswith("error: ")
+    assert said in err[0]
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "deit_tiny_patch16_225"], "deit_tiny_patch16_224"),
+        (["--weights", "none.pth"], "none.pth"),
+        (["--weights", "{photo}"], "photo.png' cannot be loaded"),
+    ],
+)
+def test_bad_model(arguments, said, photo, folder, capsys):
+    arguments = [argument.replace("{photo}", str(photo)) for argument in arguments]
+    status, _, err = run(capsys, photo, *arguments)
+    assert status == 2
+    assert len(err) == 1
+    assert said in err[0]
+    assert list(folder.iterdir()) == []
+
+
+def test_an_interrupted_write_leaves_the_old_file(small_model, photo, folder, capsys, monkeypatch):
+    Path("map.png").write_bytes(b"old")
+
+    def full(self: Path, content: bytes) -> None:
+        self.open("wb").close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    status, _, err = run(capsys, photo, "--output", "map.png")
+    assert (status, len(err)) == (2, 1)
+    assert Path("map.png").read_bytes() == b"old"
+    assert [path.name for path in folder.iterdir()] == ["map.png"]
+
+
+def test_as_a_program(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "vitexplain_utils", "none.png"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: image none.png")
+    assert done.stderr.count("\n") == 1
