@@ -29,15 +29,16 @@ class AttentionRecord:
         self.attention: list[Tensor] = []
         self.pool: Tensor | None = None
 
-    def gradient(self, scalar: Tensor) -> list[Tensor]:
+    def gradient(self, scalar: Tensor, *, retain_graph: bool = True) -> list[Tensor]:
         """Gradient of a scalar with respect to each recorded attention, `∂y/∂A`.
 
         Args:
             scalar: a tensor of one element, computed from the recorded forward pass.
+            retain_graph: keep what another call needs; False saves memory and time.
 
         Returns:
             One tensor `[B, H, T, T]` per block, in the order of `attention`; for a model with an
-            attention pool one more, `[B, H, Q, K]`, at the end. May be called again.
+            attention pool one more, `[B, H, Q, K]`, at the end.
 
         Raises:
             ValueError: `scalar` has more than one element, or does not depend on the attention.
@@ -50,7 +51,7 @@ class AttentionRecord:
                 "made inside record_attention and outside torch.no_grad()"
             )
         inputs = [*self.attention, *([] if self.pool is None else [self.pool])]
-        grads = torch.autograd.grad(scalar, inputs, retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(scalar, inputs, retain_graph=retain_graph, allow_unused=True)
         if any(grad is None for grad in grads):
             raise ValueError(
                 "scalar does not depend on the recorded attention: compute it from the latest "
@@ -92,11 +93,14 @@ def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
     record = AttentionRecord()
     with ExitStack() as undo:
         _set_flags(model, undo)
-        for index, (block, dropout) in enumerate(zip(model.blocks, dropouts, strict=True)):  # type: ignore[arg-type]
+        blocks: Any = model.blocks
+        for index, (block, dropout) in enumerate(zip(blocks, dropouts, strict=True)):
             expected: list[Tensor] = []
             handle = block.register_forward_pre_hook(_note_tokens(expected), with_kwargs=True)
             undo.callback(handle.remove)
-            handle = dropout.register_forward_hook(_keep_attention(record, index, expected))
+            handle = dropout.register_forward_hook(
+                _keep_attention(record, index, block is blocks[-1], expected)
+            )
             undo.callback(handle.remove)
         pool = getattr(model, "attn_pool", None)
         if pool is not None:
@@ -128,14 +132,18 @@ def _attention_dropout(model: nn.Module, index: int, block: nn.Module) -> nn.Mod
 
 
 def _set_flags(model: nn.Module, undo: ExitStack) -> None:
+    frozen: list[nn.Parameter] = []
+    undo.callback(lambda: [parameter.requires_grad_(True) for parameter in frozen])
     for module in model.modules():
+        attributes = vars(module)  # written directly: nn.Module.__setattr__ is slow
         for flag, inside in _FLAGS_INSIDE.items():
-            if flag in vars(module):
-                undo.callback(setattr, module, flag, getattr(module, flag))
-                setattr(module, flag, inside)
-    for parameter in model.parameters():
-        undo.callback(parameter.requires_grad_, parameter.requires_grad)
-        parameter.requires_grad_(False)
+            if attributes.get(flag, inside) != inside:
+                undo.callback(attributes.__setitem__, flag, attributes[flag])
+                attributes[flag] = inside
+        for parameter in attributes["_parameters"].values():
+            if parameter is not None and parameter.requires_grad:
+                frozen.append(parameter)
+                parameter.requires_grad_(False)
 
 
 def _note_tokens(expected: list[Tensor]) -> Callable[..., None]:
@@ -146,7 +154,7 @@ def _note_tokens(expected: list[Tensor]) -> Callable[..., None]:
 
 
 def _keep_attention(
-    record: AttentionRecord, index: int, expected: list[Tensor]
+    record: AttentionRecord, index: int, last: bool, expected: list[Tensor]
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
     def hook(_dropout: nn.Module, _args: tuple[Any, ...], attention: Tensor) -> Tensor:
         tokens = expected.pop()
@@ -154,6 +162,8 @@ def _keep_attention(
         if index == 0:  # a new forward pass
             record.attention, record.pool = [], None
         record.attention.append(_track(attention))
+        if last:
+            _check_rows(record.attention)
         return attention
 
     return hook
@@ -174,11 +184,20 @@ def _check(attention: Tensor, tokens: Tensor, index: int) -> None:
             f"block {index} has attention of shape {tuple(attention.shape)} for tokens of shape "
             f"{tuple(tokens.shape)}: only global self-attention [B, H, T, T] can be recorded"
         )
-    sums = attention.detach()[:, :, 0].sum(-1, dtype=torch.float32)
-    if not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+
+
+def _check_rows(attention: list[Tensor]) -> None:
+    """Class token's rows of all blocks at once: a check in each block would cost ten times this."""
+    shapes = sorted({tuple(block.shape) for block in attention})
+    if len(shapes) != 1:
+        raise ValueError(f"the attention must have one shape in all blocks, got {shapes}")
+    rows = torch.stack([block.detach()[:, :, 0] for block in attention])  # [L, B, H, T]
+    off = (rows.sum(-1, dtype=torch.float32) - 1).abs().flatten(1).amax(1)
+    if not bool((off < 1e-2).all()):  # NaN is not less either
         raise ValueError(
-            f"the attention of block {index} has rows that do not sum to 1: its softmax is changed "
-            "afterwards (as talking heads do), or the input or the weights have NaN or inf"
+            f"the attention of block {int((off < 1e-2).int().argmin())} has rows that do not sum "
+            "to 1: its softmax is changed afterwards (as talking heads do), or the input or the "
+            "weights have NaN or inf"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -68,7 +69,7 @@ def discard_each(
 def _discard_to(flat: Tensor, threshold: Tensor, count: int, class_token: bool) -> Tensor:
     """Zero the `count` lowest entries of each row; the highest of them is `threshold`."""
     kept = flat > threshold
-    missing = flat.shape[1] - count - kept.sum(1, keepdim=True)
+    missing = flat.shape[1] - count - kept.sum(1, keepdim=True, dtype=torch.int32)
     if bool(missing.any()):  # entries equal to the threshold: the last `missing` of them stay
         equal = flat == threshold
         kept |= equal & (equal.flip(1).cumsum(1).flip(1) <= missing)

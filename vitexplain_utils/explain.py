@@ -119,7 +119,7 @@ def capture_attention(
         logits = _forward(model, x.detach())
         grid = token_grid(model, x, record.attention[0].shape[-1])
         score, chosen = score_target(model, logits, target, gradient)
-        grads = record.gradient(score.sum()) if score is not None else None
+        grads = record.gradient(score.sum(), retain_graph=False) if score is not None else None
     pool_gradient = grads.pop() if grads is not None and record.pool is not None else None
     return Captured(
         model=model,

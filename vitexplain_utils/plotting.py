@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from matplotlib import figure as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +21,24 @@ COLORMAP = "plasma"
 _DPI = 90
 _TITLE_SIZE = 10
 _LARGE = 288  # pixels: small pictures are enlarged to this before a map is laid over them
+
+
+class Figure(mpl.Figure):
+    """A matplotlib figure that a notebook shows without pyplot, with the same bytes every time."""
+
+    def png(self, dpi: float = _DPI) -> bytes:
+        """The figure as a PNG file with a palette of 256 colours, dithered: a third of the size."""
+        canvas = FigureCanvasAgg(self)
+        self.set_dpi(dpi)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        palette = picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+        content = io.BytesIO()
+        picture.quantize(256, palette=palette).save(content, "PNG", optimize=True)
+        return content.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
 
 
 def enlarge(image: Image.Image, side: int = _LARGE) -> Image.Image:
@@ -62,8 +83,8 @@ def show_pictures(
             "pictures, titles and outlines must be as many as each other and not none; "
             f"got {len(pictures)}, {len(titles)}, {len(outlines)}"
         )
-    ratio = max(picture.height / picture.width for picture in pictures)
-    figure, axes = _grid(len(pictures), columns, size, size * ratio)
+    ratios = [picture.height / picture.width for picture in pictures]
+    figure, axes = _grid(ratios, columns, size)
     for ax, picture, title, mask in zip(axes, pictures, titles, outlines, strict=True):
         extent = (0, picture.width, picture.height, 0)
         ax.imshow(np.asarray(to_rgb(picture)), extent=extent)
@@ -126,7 +147,7 @@ def show_matrices(
     vmax: float | None = None,
     labels: tuple[str, str] = ("key", "query"),
 ) -> Figure:
-    """Matrices (or raw maps) as pictures, rows downwards, light is high.
+    """Matrices (or raw maps) as pictures, rows downwards; light is high, by the root of the value.
 
     Args:
         matrices: `[rows, cols]` each.
@@ -143,18 +164,18 @@ def show_matrices(
         >>> len(show_matrices(torch.rand(3, 5, 5), ["a", "b", "c"]).axes)
         3
     """
-    ratio = matrices[0].shape[0] / matrices[0].shape[1]
-    figure, axes = _grid(len(titles), columns, size, size * ratio)
+    figure, axes = _grid([m.shape[0] / m.shape[1] for m in matrices], columns, size)
     for ax, matrix, title in zip(axes, matrices, titles, strict=True):
         values = torch.as_tensor(matrix).detach().float().cpu().numpy()
-        ax.imshow(values, cmap=COLORMAP, vmin=0, vmax=vmax, interpolation="nearest")
+        norm = PowerNorm(0.5, vmin=0, vmax=vmax or float(values.max()) or 1)
+        ax.imshow(values, cmap=COLORMAP, norm=norm, interpolation="nearest")
         ax.set_title(title, fontsize=_TITLE_SIZE)
         ax.set_xlabel(labels[0], fontsize=8)
         ax.set_ylabel(labels[1], fontsize=8)
     return figure
 
 
-def show_heads(maps: Tensor, *, size: float = 1.1, shared: bool = False) -> Figure:
+def show_heads(maps: Tensor, *, size: float = 1.3, shared: bool = False) -> Figure:
     """A sheet of raw maps: blocks downwards, heads across.
 
     Args:
@@ -170,7 +191,7 @@ def show_heads(maps: Tensor, *, size: float = 1.1, shared: bool = False) -> Figu
         18
     """
     blocks, heads, rows, cols = maps.shape
-    figure, axes = _grid(blocks * heads, heads, size, size * rows / cols, titles=False)
+    figure, axes = _grid([rows / cols] * (blocks * heads), heads, size, title=0.05)
     vmax = float(maps.max()) if shared else None
     for index, ax in enumerate(axes):
         block, head = divmod(index, heads)
@@ -184,18 +205,21 @@ def show_heads(maps: Tensor, *, size: float = 1.1, shared: bool = False) -> Figu
 
 
 def _grid(
-    count: int, columns: int | None, width: float, height: float, titles: bool = True
+    ratios: Sequence[float], columns: int | None, width: float, title: float = 0.28
 ) -> tuple[Figure, list[Axes]]:
-    columns = min(columns or count, count)
-    rows = -(-count // columns)
-    title = 0.3 if titles else 0.05
-    figure = Figure((columns * width, rows * (height + title)), dpi=_DPI, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    """One axis for each height-to-width ratio; rows are as high as their highest picture."""
+    columns = min(columns or len(ratios), len(ratios))
+    rows = [ratios[first : first + columns] for first in range(0, len(ratios), columns)]
+    heights = [max(row) * width + title for row in rows]  # inches
+    figure = Figure((columns * width, sum(heights)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(
+        len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights}
+    ).ravel()
     for ax in axes:
         ax.set_xticks([])
         ax.set_yticks([])
         for spine in ax.spines.values():
             spine.set_visible(False)
-    for ax in axes[count:]:
+    for ax in axes[len(ratios) :]:
         ax.remove()
-    return figure, axes[:count]
+    return figure, axes[: len(ratios)].tolist()

@@ -106,20 +106,20 @@ def fused_blocks(
 def roll_down(
     fused: Tensor, blocks: int, residual_weight: float, start: Tensor | None = None
 ) -> Tensor:
-    """One row from above the last block to below the first: `[L*B, T, T]` to `[B, T]`."""
+    """One row from above the last block to below the first: `[L*B, T, T]` to `[B, T]`.
+
+    The row meets `rownorm((1 − w) A + w I)` in each block, without that sum being formed.
+    """
     check_residual_weight(residual_weight)
     matrices = fused.chunk(blocks)
     row = start_row(matrices[-1], start)
-    for matrix in reversed(matrices):
-        row = residual_step(row, matrix, residual_weight)
+    norms = (1 - residual_weight) * fused.sum(-1) + residual_weight  # [L*B, T]
+    norms = norms.where(norms > 0, 1)  # an empty row (w = 0) passes nothing on
+    for matrix, norm in zip(reversed(matrices), reversed(norms.chunk(blocks)), strict=True):
+        row = row / norm
+        through = (row.unsqueeze(-2) @ matrix).squeeze(-2)  # [B, 1, T] @ [B, T, T] -> [B, T]
+        row = (1 - residual_weight) * through + residual_weight * row
     return row
-
-
-def residual_step(row: Tensor, matrix: Tensor, residual_weight: float) -> Tensor:
-    """`row · rownorm((1 − w) matrix + w I)`, `[B, T]`, without forming the sum."""
-    norm = (1 - residual_weight) * matrix.sum(-1) + residual_weight  # [B, T]
-    row = row / norm.where(norm > 0, 1)  # an empty row (w = 0) passes nothing on
-    return (1 - residual_weight) * (row.unsqueeze(-2) @ matrix).squeeze(-2) + residual_weight * row
 
 
 def start_row(like: Tensor, start: Tensor | None) -> Tensor:
