@@ -30,7 +30,8 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 
 test: $(READY) lint  ## lint, type-check and run all tests, notebooks included
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -p no:doctest --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	VITEXPLAIN_FIGURES=$(CURDIR)/build/figures \
+		$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with notebooks/sanitize.cfg notebooks
 
 lint: $(READY)  ## ruff and mypy

@@ -1,7 +1,7 @@
 """Train the garden model from nothing: ``python training/train_garden.py``.
 
-Takes under an hour on two free CPU cores. A killed run goes on from its last checkpoint when the same
-command is given again.
+Takes under an hour on two free CPU cores. A killed run goes on from its last checkpoint when the
+same command is given again.
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ class Figure(mpl.Figure):
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         palette = picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
+        table = np.reshape(palette.getpalette() or [], (-1, 3))
+        table[table.sum(1).argmax()] = 255  # the paper stays white
+        palette.putpalette(table.ravel().tolist())
         content = io.BytesIO()
         picture.quantize(256, palette=palette).save(content, "PNG", optimize=True)
         return content.getvalue()
