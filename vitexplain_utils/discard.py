@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 from torch import Tensor
 
@@ -40,34 +38,6 @@ def discard_lowest(fused: Tensor, discard_ratio: float, *, class_token: bool = T
     if count == 0:
         return fused
     threshold = flat.kthvalue(count, dim=1, keepdim=True).values  # [B, 1]
-    return _discard_to(flat, threshold, count, class_token).view_as(fused)
-
-
-def discard_each(
-    fused: Tensor, discard_ratios: Sequence[float], *, class_token: bool = True
-) -> Iterator[Tensor]:
-    """`discard_lowest` for many ratios in turn, sorting the entries only once.
-
-    Example:
-        >>> import torch
-        >>> fused = torch.tensor([[[0.1, 0.9], [0.7, 0.3]]])
-        >>> [int((part == 0).sum()) for part in discard_each(fused, [0, 0.5, 0.75])]
-        [0, 1, 2]
-    """
-    flat = fused.flatten(1)  # [B, T, T] -> [B, T*T]
-    ordered = flat.sort(dim=1).values
-    for discard_ratio in discard_ratios:
-        check_discard_ratio(discard_ratio)
-        count = int(discard_ratio * flat.shape[1])
-        if count == 0:
-            yield fused
-            continue
-        threshold = ordered[:, count - 1 : count]
-        yield _discard_to(flat, threshold, count, class_token).view_as(fused)
-
-
-def _discard_to(flat: Tensor, threshold: Tensor, count: int, class_token: bool) -> Tensor:
-    """Zero the `count` lowest entries of each row; the highest of them is `threshold`."""
     kept = flat > threshold
     missing = flat.shape[1] - count - kept.sum(1, keepdim=True, dtype=torch.int32)
     if bool(missing.any()):  # entries equal to the threshold: the last `missing` of them stay
@@ -75,7 +45,7 @@ def _discard_to(flat: Tensor, threshold: Tensor, count: int, class_token: bool) 
         kept |= equal & (equal.flip(1).cumsum(1).flip(1) <= missing)
     if class_token:
         kept[:, 0] = True
-    return flat * kept
+    return (flat * kept).view_as(fused)
 
 
 def check_discard_ratio(discard_ratio: float) -> None:

@@ -29,15 +29,19 @@ class Figure(mpl.Figure):
     def png(self, dpi: float = _DPI) -> bytes:
         """The figure as a PNG file with a palette of 256 colours, dithered: a third of the size."""
         canvas = FigureCanvasAgg(self)
+        self.draw_without_rendering()
+        self.set_layout_engine("none")  # laid out once: another round would shift everything a bit
         self.set_dpi(dpi)
         canvas.draw()
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        palette = picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1)
-        table = np.reshape(palette.getpalette() or [], (-1, 3))
-        table[table.sum(1).argmax()] = 255  # the paper stays white
-        palette.putpalette(table.ravel().tolist())
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        picture = Image.fromarray(pixels)
+        palette = picture.quantize(255, Image.Quantize.MEDIANCUT, kmeans=1)
+        dithered = np.array(picture.quantize(255, palette=palette))
+        dithered[(pixels == 255).all(-1)] = 255  # the paper stays white
+        small = Image.fromarray(dithered)
+        small.putpalette([*(palette.getpalette() or [])[: 3 * 255], 255, 255, 255])
         content = io.BytesIO()
-        picture.quantize(256, palette=palette).save(content, "PNG", optimize=True)
+        small.save(content, "PNG", optimize=True)
         return content.getvalue()
 
     def _repr_png_(self) -> bytes:

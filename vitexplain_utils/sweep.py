@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import threshold
 
-from .discard import check_discard_ratio, discard_each
+from .discard import check_discard_ratio
 from .explain import CLASS_SPECIFIC, Target, capture_attention, check_settings, start_of
 from .rollout import fused_blocks, roll_down
 from .token_grid import has_class_token
@@ -23,7 +25,7 @@ def discard_sweep(
     head_fusion: str = "mean",
     residual_weight: float = 0.5,
 ) -> Tensor:
-    """The heat maps of `explain` for many discard ratios, from one capture.
+    """The heat maps of `explain` for many discard ratios, from one capture, exactly.
 
     Args:
         model: a timm ViT.
@@ -54,10 +56,49 @@ def discard_sweep(
         check_discard_ratio(discard_ratio)
     check_settings(method, head_fusion, discard_ratios[0], residual_weight)
     captured = capture_attention(model, x, target=target, gradient=method in CLASS_SPECIFIC)
+    rising = sorted(range(len(discard_ratios)), key=lambda index: discard_ratios[index])
+    maps: dict[int, Tensor] = {}
     with torch.no_grad():
         fused = fused_blocks(captured.attention, captured.gradient, head_fusion)
         start = start_of(captured, method, head_fusion)
-        blocks = len(captured.attention)
-        kept = discard_each(fused, discard_ratios, class_token=has_class_token(model))
-        rows = [roll_down(matrices, blocks, residual_weight, start) for matrices in kept]
-    return torch.stack([captured.grid.to_grid(row) for row in rows])
+        in_turn = _discard_in_turn(
+            fused, [discard_ratios[index] for index in rising], has_class_token(model)
+        )
+        for index, kept in zip(rising, in_turn, strict=True):
+            row = roll_down(kept, len(captured.attention), residual_weight, start)
+            maps[index] = captured.grid.to_grid(row)
+    heatmaps = torch.stack([maps[index] for index in range(len(maps))])
+    if not bool(heatmaps.isfinite().all()):
+        raise ValueError("the attention or its gradient is not finite: x or the weights overflow")
+    return heatmaps
+
+
+def _discard_in_turn(fused: Tensor, rising: Sequence[float], class_token: bool) -> Iterator[Tensor]:
+    """`discard_lowest` for rising ratios; each tensor holds only until the next one is made.
+
+    The entries are sorted once. What one ratio discards, a higher one discards too, so a single
+    copy is thinned out in place.
+    """
+    flat = fused.flatten(1)  # [L*B, T, T] -> [L*B, T*T]
+    ordered = np.sort(flat.cpu().numpy(), axis=1)  # faster than sorting with indices
+    left = flat.clone()
+    for discard_ratio in rising:
+        count = int(discard_ratio * flat.shape[1])
+        if count:
+            for thinned, matrix, values in zip(left, flat, ordered, strict=True):
+                _thin_out(thinned, matrix, values, count)
+        if class_token:
+            left[:, 0] = flat[:, 0]
+        yield left.view_as(fused)
+
+
+def _thin_out(thinned: Tensor, matrix: Tensor, values: np.ndarray, count: int) -> None:
+    """Set to 0 the `count` lowest entries of `matrix`, whose sorted entries are `values`."""
+    highest = values[count - 1]  # of those to discard
+    if values[count] > highest or highest == 0:  # zeros may as well be discarded
+        threshold(thinned, float(highest), 0, inplace=True)
+        return
+    # Of the entries of this very value the earlier ones go and the others stay.
+    threshold(thinned, float(np.nextafter(highest, highest.dtype.type(0))), 0, inplace=True)
+    equal = (matrix == float(highest)).nonzero()[:, 0]
+    thinned[equal[: count - int(np.searchsorted(values, highest))]] = 0

@@ -1,0 +1,118 @@
+"""How much longer than a plain forward pass does attention flow take?
+
+The garden ViT and DeiT-Tiny, each the median of several runs that take turns with plain forward
+passes, beside two ways without the shortcut: OR-tools on the whole graph for every patch, and
+networkx on a small graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import networkx as nx
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from vitexplain_utils import attention_flow, explain, hero_scene, load_model, preprocess
+from vitexplain_utils.explain import capture_attention
+from vitexplain_utils.flow import _capacities, _Network, max_flows
+
+
+def seconds(task: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    task()
+    return time.perf_counter() - start
+
+
+def capacities(model: nn.Module, x: Tensor) -> np.ndarray:
+    captured = capture_attention(model, x, gradient=False)
+    fused = torch.stack([attention[0].double().mean(0) for attention in captured.attention])
+    return _capacities(fused, 0.5).numpy()
+
+
+def whole_graph(capacity: np.ndarray, tokens: range) -> np.ndarray:
+    """The same flows, each solved on the whole graph."""
+    network = _Network(np.eye(capacity.shape[1])[0], capacity[:0:-1])
+    return np.array([network.flow(capacity[0][:, token]) for token in tokens])
+
+
+def networkx_flows(capacity: np.ndarray, tokens: range) -> np.ndarray:
+    graph = nx.DiGraph()
+    for block, matrix in enumerate(capacity):
+        for query, key in zip(*np.nonzero(matrix), strict=True):
+            graph.add_edge((block + 1, query), (block, key), capacity=matrix[query, key])
+    top = (len(capacity), 0)
+    return np.array([nx.maximum_flow_value(graph, top, (0, token)) for token in tokens])
+
+
+def measure(name: str, model: nn.Module, x: Tensor, runs: int) -> None:
+    @torch.no_grad()
+    def plain() -> object:
+        return model(x)
+
+    capacity = capacities(model, x)
+    patches = range(1, capacity.shape[1])
+    tasks: dict[str, Callable[[], object]] = {
+        'explain(method="flow"), whole map': lambda: explain(model, x, method="flow"),
+        "OR-tools on the whole graph, whole map": lambda: whole_graph(capacity, patches),
+    }
+    passes = [seconds(plain) for _ in range(5)][:0]
+    taken: dict[str, list[float]] = {task: [] for task in tasks}
+    for _ in range(runs):
+        passes += [seconds(plain) for _ in range(20)]
+        for label, task in tasks.items():
+            taken[label].append(seconds(task))
+    forward = statistics.median(passes)
+    arcs = np.count_nonzero(capacity[:-1]) + np.count_nonzero(capacity[-1, 0])
+    print(f"\n{name}: {arcs} arcs; one plain forward pass takes {forward * 1000:.1f} ms\n")
+    print("| | seconds | plain forward passes |\n|---|---|---|")
+    for label, values in taken.items():
+        median = statistics.median(values)
+        print(f"| {label} | {median:.3f} | {median / forward:.1f} |")
+    error = np.abs(max_flows(capacity, np.eye(len(patches) + 1)[0], patches)
+                   - whole_graph(capacity, patches)).max()  # fmt: skip
+    print(f"\nlargest difference between the two: {error:.1e}")
+
+
+def small(tokens: int, blocks: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(blocks, 1, 1, tokens, tokens, generator=generator, dtype=torch.float64)
+    attention = list((2 * scores).softmax(-1))
+    capacity = _capacities(torch.cat(attention)[:, 0], 0.5).numpy()
+    asked = range(tokens)
+    ours = seconds(lambda: attention_flow(attention))
+    theirs = seconds(lambda: networkx_flows(capacity, asked))
+    print(
+        f"| {tokens} × {blocks} | {ours * 1000:.1f} | {theirs * 1000:.0f} | {theirs / ours:.0f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads")
+    garden = load_model("garden")
+    measure("garden", garden, preprocess(garden, hero_scene(6).image), options.runs)
+    try:
+        deit, weights = load_model("deit_tiny_patch16_224"), ""
+    except FileNotFoundError:
+        torch.manual_seed(0)
+        deit, weights = timm.create_model("deit_tiny_patch16_224").eval(), ", random weights"
+    picture = torch.nn.functional.interpolate(
+        preprocess(garden, hero_scene(6).image), size=224, mode="bicubic"
+    )
+    measure(f"DeiT-Tiny{weights}", deit, picture, options.runs)
+    print("\nnetworkx, all tokens of a small graph\n")
+    print("| tokens × blocks | ours, ms | networkx, ms | ratio |\n|---|---|---|---|")
+    for tokens, blocks in ((10, 2), (20, 4), (40, 4)):
+        small(tokens, blocks)
+
+
+if __name__ == "__main__":
+    main()
