@@ -87,7 +87,7 @@ def label_frame(image: Image.Image, text: str) -> Image.Image:
 
     Args:
         image: a PIL image.
-        text: short enough for the picture's width.
+        text: one line; it gets smaller where the picture is too narrow for it.
 
     Returns:
         An RGB image, higher by the label.
@@ -100,6 +100,8 @@ def label_frame(image: Image.Image, text: str) -> Image.Image:
     framed = Image.new("RGB", (image.width, image.height + height), "white")
     framed.paste(to_rgb(image))
     font = ImageFont.load_default(size=round(height * 0.66))
+    if font.getlength(text) > image.width - 4:
+        font = ImageFont.load_default(size=height * 0.66 * (image.width - 4) / font.getlength(text))
     middle = (image.width / 2, image.height + height / 2)
     ImageDraw.Draw(framed).text(middle, text, fill="black", font=font, anchor="mm")
     return framed
