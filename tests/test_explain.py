@@ -320,7 +320,7 @@ def test_callable_that_does_not_depend_on_the_logits(tiny, tiny_x):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (dict(method="flow"), "method"),
+        (dict(method="gradcam"), "method"),
         (dict(head_fusion="median"), "head_fusion"),
         (dict(discard_ratio=1), "discard_ratio"),
         (dict(discard_ratio=float("nan")), "discard_ratio"),

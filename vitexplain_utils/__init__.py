@@ -4,6 +4,7 @@ from .capture import AttentionRecord, record_attention
 from .classes import TopClass, class_index, class_names, top_classes
 from .discard import discard_lowest
 from .explain import METHODS, Explanation, explain
+from .flow import attention_flow
 from .garden import Scene, garden_scene, garden_test_set, hero_scene
 from .gif import label_frame, save_gif
 from .head_fusion import HEAD_FUSIONS, fuse_heads
@@ -24,6 +25,7 @@ __all__ = [
     "Explanation",
     "Scene",
     "TopClass",
+    "attention_flow",
     "class_index",
     "class_names",
     "crop_box",

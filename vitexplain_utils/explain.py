@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from .capture import record_attention
 from .discard import check_discard_ratio
+from .flow import attention_flow
 from .head_fusion import HEAD_FUSIONS, at_least_float32, fuse_heads
 from .relevance import relevance
 from .rollout import check_residual_weight, gradient_rollout, rollout, start_row
 from .target import Target, score_target
 from .token_grid import TokenGrid, has_class_token, head_reads, token_grid
 
-METHODS = ("gradient_rollout", "relevance", "rollout", "last_attention")
+METHODS = ("gradient_rollout", "relevance", "rollout", "flow", "last_attention")
 CLASS_SPECIFIC = ("gradient_rollout", "relevance")
 
 
@@ -66,18 +67,20 @@ def explain(
 
     The defaults are the published ones, which add no choice of ours: mean fusion, nothing
     discarded, half a residual. `gradient_rollout` is the default method because it answers for the
-    class that is asked about; `rollout` and `last_attention` give the same map for every class.
+    class that is asked about; `rollout`, `flow` and `last_attention` give the same map for
+    every class.
 
     Args:
         model: a timm ViT with plain global self-attention.
         x: its input `[B, 3, H, W]`, as from `preprocess`, on the model's device.
-        method: `"gradient_rollout"`, `"relevance"`, `"rollout"` or `"last_attention"` (the last
-            block's attention alone, a naive baseline).
+        method: `"gradient_rollout"`, `"relevance"`, `"rollout"`, `"flow"` (slow; needs the extra
+            `vitexplain-utils[flow]`) or `"last_attention"` (the last block's attention alone, a
+            naive baseline).
         target: a class index, one per image, a callable `logits [B, C] → [B]` (one scalar per
             image), or None for the predicted class.
         head_fusion: `"mean"`, `"max"` or `"min"`; `relevance` knows only the mean.
-        discard_ratio: share of the lowest entries to discard, in [0, 1); the rollouts only.
-        residual_weight: weight of the residual connection, in [0, 1); the rollouts only.
+        discard_ratio: share of the lowest entries to discard, in [0, 1); rollouts and flow.
+        residual_weight: weight of the residual connection, in [0, 1); rollouts and flow.
 
     Returns:
         An `Explanation`. A map of zeros means that nothing recorded speaks for the target.
@@ -86,6 +89,7 @@ def explain(
         ValueError: an argument is out of its range, a setting does not belong to the method, the
             model's attention cannot be captured or its tokens fit no grid, a class is asked of a
             model without a classifier, or the numbers are not finite.
+        ImportError: `"flow"` without OR-tools.
 
     Example:
         >>> import timm, torch
@@ -149,8 +153,8 @@ def heatmap_of(
     if method == "last_attention":
         last = fuse_heads(attention[-1], head_fusion)
         row = (start_row(last, start).unsqueeze(-2) @ last).squeeze(-2)
-    elif method == "rollout":
-        row = rollout(
+    elif method in ("rollout", "flow"):
+        row = (rollout if method == "rollout" else attention_flow)(
             attention,
             head_fusion=head_fusion,
             discard_ratio=discard_ratio,
