@@ -20,6 +20,8 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
                 parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
             elif "gamma" in name:  # layer scale
                 parameter.fill_(1)
+            elif name == "patch_embed.proj.bias":  # random in a new model
+                parameter.zero_()
     return model.eval()
 
 

@@ -13,6 +13,7 @@ from vitexplain_utils.plotting import (
     COLORMAP,
     Figure,
     enlarge,
+    show_curves,
     show_heads,
     show_maps,
     show_matrices,
@@ -147,6 +148,18 @@ def test_png_is_the_same_every_time_and_close_to_the_figure():
     assert abs(small - large).mean() < 6
     assert (small[large.min(-1) == 255] == 255).all()  # the paper
     assert len(content) < 0.6 * len(exact.getvalue())
+
+
+@pytest.mark.parametrize("x", [[0.0, 0.5, 0.9], ["head", "block 1", "block 0"]])
+def test_curves(x):
+    curves = {"one": [0.1, 0.2, 0.3], "two": torch.tensor([1.0, 0.5, 0.0])}
+    figure = show_curves(x, curves, xlabel="along", ylabel="up", level=("even", 0.4))
+    (ax,) = figure.axes
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_ylim()) == ("along", "up", (0, 1))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["one", "two", "even"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), [1, 0.5, 0])
+    np.testing.assert_allclose(ax.lines[2].get_ydata(), [0.4, 0.4])
 
 
 @pytest.mark.parametrize(

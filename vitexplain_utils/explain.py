@@ -44,6 +44,7 @@ class Captured:
     """One forward pass (and backward pass) with all that any method needs of it."""
 
     model: nn.Module
+    x: Tensor
     grid: TokenGrid
     attention: list[Tensor]
     gradient: list[Tensor] | None
@@ -127,6 +128,7 @@ def capture_attention(
     pool_gradient = grads.pop() if grads is not None and record.pool is not None else None
     return Captured(
         model=model,
+        x=x,
         grid=grid,
         attention=[attention.detach() for attention in record.attention],
         gradient=grads,

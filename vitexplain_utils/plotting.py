@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -211,8 +211,51 @@ def show_heads(maps: Tensor, *, size: float = 1.3, shared: bool = False) -> Figu
     return figure
 
 
+def show_curves(
+    x: Sequence[float] | Sequence[str],
+    curves: Mapping[str, Sequence[float] | Tensor],
+    *,
+    xlabel: str,
+    ylabel: str,
+    ylim: tuple[float, float] = (0, 1),
+    level: tuple[str, float] | None = None,
+) -> Figure:
+    """Curves in one plot, with their names beside it.
+
+    Args:
+        x: what lies along x, numbers or names.
+        curves: values for each name, as many as `x`.
+        xlabel: what `x` is.
+        ylabel: what the values are.
+        ylim: lowest and highest value shown.
+        level: name and height of a dotted line to compare with.
+
+    Returns:
+        A matplotlib figure.
+
+    Example:
+        >>> figure = show_curves([0, 1], {"a": [0.2, 0.4]}, xlabel="ratio", ylabel="energy")
+        >>> figure.axes[0].get_xlabel()
+        'ratio'
+    """
+    figure = Figure((6.4, 3.3), dpi=_DPI, layout="constrained")
+    ax = figure.subplots()
+    for name, values in curves.items():
+        ax.plot(x, torch.as_tensor(values).tolist(), label=name)
+    if level is not None:
+        ax.axhline(level[1], color="grey", linestyle=":", label=level[0])
+    ax.set_ylim(*ylim)
+    ax.set_xlabel(xlabel, fontsize=_TITLE_SIZE)
+    ax.set_ylabel(ylabel, fontsize=_TITLE_SIZE)
+    ax.tick_params(labelsize=8, rotation=30 if isinstance(x[0], str) else 0)
+    ax.tick_params(axis="y", rotation=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
 def _grid(
-    ratios: Sequence[float], columns: int | None, width: float, title: float = 0.28
+    ratios: Sequence[float], columns: int | None, width: float, title: float = 0.2
 ) -> tuple[Figure, list[Axes]]:
     """One axis for each height-to-width ratio; rows are as high as their highest picture."""
     columns = min(columns or len(ratios), len(ratios))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -22,20 +22,22 @@ class Questions:
         targets: `[N]`, the class asked for.
         masks: `[N, 96, 96]`, bool, where that thing is.
         others: `[N, 96, 96]`, bool, where all other things of the scene are.
+        scenes: `[N]`, which scene each question is about; those of one scene stand together.
     """
 
     x: Tensor
     targets: Tensor
     masks: Tensor
     others: Tensor
+    scenes: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def batches(self, size: int = 64) -> list[Questions]:
         """The questions in parts of at most `size`."""
-        parts = (part.split(size) for part in (self.x, self.targets, self.masks, self.others))
-        return [Questions(*four) for four in zip(*parts, strict=True)]
+        parts = [getattr(self, field.name).split(size) for field in fields(self)]
+        return [Questions(*tensors) for tensors in zip(*parts, strict=True)]
 
 
 def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
@@ -57,7 +59,7 @@ def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
         (torch.Size([3, 96, 96]), torch.Size([96, 96]))
     """
     several = [scene for scene in scenes if len(scene.labels) > 1]
-    rows: list[tuple[Tensor, int, np.ndarray, np.ndarray]] = []
+    rows: list[tuple[Tensor, int, np.ndarray, np.ndarray, int]] = []
     for first in range(0, len(several), 64):
         part = several[first : first + 64]
         x = torch.cat([preprocess(model, scene.image) for scene in part])
@@ -68,13 +70,15 @@ def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
                 target = THINGS.index(name)
                 if logits[index, target] > 0:
                     rest = [mask for other, mask in scene.masks.items() if other != name]
-                    rows.append((x[index], target, scene.masks[name], np.any(rest, axis=0)))
+                    others = np.any(rest, axis=0)
+                    rows.append((x[index], target, scene.masks[name], others, first + index))
     if not rows:
         raise ValueError("scenes must hold one with two or three things that the model finds")
-    images, targets, masks, others = zip(*rows, strict=True)
+    images, targets, masks, others, places = zip(*rows, strict=True)
     return Questions(
         torch.stack(images),
         torch.tensor(targets),
         torch.from_numpy(np.stack(masks)),
         torch.from_numpy(np.stack(others)),
+        torch.tensor(places),
     )
