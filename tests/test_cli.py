@@ -139,6 +139,14 @@ def test_bad_model(arguments, said, photo, folder, capsys):
     assert list(folder.iterdir()) == []
 
 
+def test_flow_without_or_tools(small_model, photo, folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ortools.graph.python.max_flow", None)
+    status, _, err = run(capsys, photo, "--method", "flow")
+    assert status == 2
+    assert err == ["error: attention flow needs OR-tools: pip install 'vitexplain-utils[flow]'"]
+    assert list(folder.iterdir()) == []
+
+
 def test_an_interrupted_write_leaves_the_old_file(small_model, photo, folder, capsys, monkeypatch):
     Path("map.png").write_bytes(b"old")
 

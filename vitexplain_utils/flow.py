@@ -43,6 +43,10 @@ def attention_flow(
     maximum flow from what `start` feeds into the last block to that token below the first block,
     each token asked alone. In a terminal a progress bar appears after five seconds.
 
+    Flow saturates: in the trained ViTs measured, of six and twelve blocks, nearly every token's
+    flow is `min(1, Σ_t Â_1[t, s])`, all that enters it in the first block, wherever the flow
+    starts (notebook 06).
+
     Args:
         attention: one `[B, H, T, T]` per block, first block first.
         head_fusion: `"mean"` (published), `"max"` or `"min"`.
