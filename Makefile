@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export MPLBACKEND :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup notebooks outputs lab test lint format benchmark train-garden wheel clean
+.PHONY: help setup notebooks outputs lab explorer test test-browser chromium lint format benchmark train-garden wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -28,11 +28,23 @@ outputs: $(READY)  ## run the course in place: refresh committed outputs and fig
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
+explorer: $(READY)  ## open the explorer in a browser, served by Voila on this machine only
+	$(BIN)/voila notebooks/08-interactive-explorer.ipynb --Voila.ip=127.0.0.1 \
+		--Voila.tornado_settings="{'websocket_max_message_size': 104857600}"
+
 test: $(READY) lint  ## lint, type-check and run all tests, notebooks included
 	$(BIN)/python -m pytest
 	VITEXPLAIN_FIGURES=$(CURDIR)/build/figures \
 		$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with notebooks/sanitize.cfg notebooks
+
+test-browser: $(READY) chromium  ## test the explorer in a real browser; install Chromium if need be
+	VITEXPLAIN_BROWSER=1 $(BIN)/python -m pytest tests/test_explorer_browser.py
+
+chromium:  ## install Chromium with apt, as root, where there is none
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } || { \
+		echo "Install Chromium or Chrome for the browser test."; exit 1; }
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

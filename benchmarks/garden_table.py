@@ -143,7 +143,9 @@ def main() -> None:
     start = time.perf_counter()
     model = load_model("garden")
     rows = methods(options.flow)
-    drawn = list(tqdm(islice(scenes(), options.scenes), total=options.scenes, desc="scenes"))
+    drawn = list(
+        tqdm(islice(scenes(), options.scenes), total=options.scenes, desc="scenes", disable=None)
+    )
     asked = ask_garden(model, drawn)
     table = evaluate_methods(model, asked, rows)
     print(f"\n{len(asked)} things found in {options.scenes} scenes\n")

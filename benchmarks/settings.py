@@ -111,7 +111,7 @@ def photographs() -> None:
     x = torch.cat(pictures).repeat_interleave(2, 0)
     targets = torch.tensor(list(PHOTOGRAPHS.values())).flatten()
     captured = capture_attention(deit, x, target=targets)
-    perturbed(captured, targets, torch.arange(len(x)) // 2, steps=28)
+    perturbed(captured, targets, torch.arange(len(x)) // 2, steps=14)
 
 
 def main() -> None:

@@ -28,6 +28,9 @@ def execute(path: Path) -> nbformat.NotebookNode:
     client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns about its own local ports
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):  # a widget lives no longer than its kernel
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
 
 

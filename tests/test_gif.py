@@ -248,3 +248,10 @@ def test_frames_of_maps_of_zeros():
 def test_frames_errors(shape, ratios, names, named):
     with pytest.raises(ValueError, match=named):
         sweep_frames(Image.new("RGB", (8, 8)), torch.rand(shape), ratios, names=names)
+
+
+def test_frames_have_the_given_opacity():
+    image, maps = Image.new("RGB", (40, 40), "red"), torch.rand(2, 5, 5)
+    frames = sweep_frames(image, maps, [0, 0.5], opacity=0.3)
+    wanted = overlay(image, maps[1], opacity=0.3, vmax=float(maps.max()))
+    assert np.array_equal(np.asarray(frames[1])[:40], np.asarray(wanted))

@@ -127,6 +127,8 @@ def test_file_that_is_no_picture(content, tmp_path):
         load_image(path)
     with pytest.raises(ValueError, match="image the file"):
         load_image(io.BytesIO(content))
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"notes\.png"):
+        load_image(file)  # an open file has a name
 
 
 def test_missing_file_and_directory(tmp_path):

@@ -65,6 +65,17 @@ def test_without_mistakes_it_is_gradient_rollout():
         assert (wrong - right).abs().max() > 1e-3, mistake
 
 
+def test_discards_as_gradient_rollout_does():
+    attention, gradient = inputs()
+    right = gradient_rollout(attention, gradient, discard_ratio=0.7)
+    found = mistaken_gradient_rollout(attention, gradient, [], discard_ratio=0.7)
+    torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+    for mistakes in ([], MISTAKES):
+        kept = mistaken_gradient_rollout(attention, gradient, mistakes)
+        left = mistaken_gradient_rollout(attention, gradient, mistakes, discard_ratio=0.7)
+        assert (left - kept).abs().max() > 1e-3
+
+
 def test_inputs_are_not_modified():
     attention, gradient = inputs()
     mistaken_gradient_rollout(attention, gradient, MISTAKES)

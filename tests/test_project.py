@@ -15,7 +15,12 @@ else:
     import tomli as tomllib  # pytest brings it
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "ortools": "ortools-python"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "ortools": "ortools-python",
+    "playwright": "playwright-python",
+}
 
 
 def toml() -> dict:

@@ -29,6 +29,7 @@ def sweep_frames(
     names: Sequence[str] | None = None,
     text: str = "discard ratio {:.2f}",
     colormap: str = "plasma",
+    opacity: float = 0.8,
     box: Sequence[float] | None = None,
 ) -> list[Image.Image]:
     """The frames of a sweep: one overlay for each ratio, with the ratio below it.
@@ -45,6 +46,7 @@ def sweep_frames(
         names: a label for each of the pictures side by side.
         text: the label of a frame, a format string for its ratio.
         colormap: as in `overlay`.
+        opacity: as in `overlay`.
         box: as in `overlay`.
 
     Returns:
@@ -73,7 +75,7 @@ def sweep_frames(
     frames = []
     for maps, ratio in zip(heatmaps, discard_ratios, strict=True):
         pictures = [
-            overlay(image, heatmap, colormap=colormap, vmax=scale, box=box)
+            overlay(image, heatmap, colormap=colormap, opacity=opacity, vmax=scale, box=box)
             for heatmap, scale in zip(maps, scales, strict=True)
         ]
         if names is not None:

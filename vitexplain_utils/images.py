@@ -41,7 +41,8 @@ def load_image(source: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         >>> load_image(file).getpixel((0, 0))
         (255, 255, 255)
     """
-    name = str(source) if isinstance(source, str | os.PathLike) else "the file"
+    is_path = isinstance(source, str | os.PathLike)
+    name = str(source if is_path else getattr(source, "name", "the file"))
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         source = _fetch(source)
     if not isinstance(source, str | os.PathLike):

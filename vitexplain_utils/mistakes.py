@@ -1,6 +1,6 @@
 """Mistakes: gradient rollout as it is often copied, one mistake at a time, to see what each does.
 
-Nothing else in the package uses this module. The three mistakes are those of vit-explain (2020).
+The three mistakes are those of vit-explain (2020). Only the explorer uses this module.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .discard import discard_lowest
 from .head_fusion import fuse_heads
 from .rollout import products, start_row
 
@@ -30,9 +31,13 @@ def pre_softmax_gradient(attention: Tensor, gradient: Tensor) -> Tensor:
 
 
 def mistaken_gradient_rollout(
-    attention: Sequence[Tensor], gradient: Sequence[Tensor], mistakes: Sequence[str]
+    attention: Sequence[Tensor],
+    gradient: Sequence[Tensor],
+    mistakes: Sequence[str],
+    *,
+    discard_ratio: float = 0.0,
 ) -> Tensor:
-    """Gradient rollout (mean fusion, nothing discarded) with some of the three mistakes.
+    """Gradient rollout, with mean fusion, and with some of the three mistakes.
 
     Args:
         attention: one `[B, H, T, T]` per block, first block first.
@@ -40,12 +45,13 @@ def mistaken_gradient_rollout(
         mistakes: any of `"pre_softmax"` (the gradient of the scores before the softmax),
             `"reversed_blocks"` (each block meets the gradient of the block counted from the other
             end) and `"columns"` (the row sums divide columns); none is the right computation.
+        discard_ratio: as in `gradient_rollout`.
 
     Returns:
         `[B, T]`, the class token's row.
 
     Raises:
-        ValueError: an unknown mistake.
+        ValueError: an unknown mistake, or a ratio outside [0, 1).
 
     Example:
         >>> uniform, grad = torch.full((1, 1, 2, 2), 0.5), torch.ones(1, 1, 2, 2)
@@ -62,7 +68,8 @@ def mistaken_gradient_rollout(
         gradient = list(gradient)[::-1]
     fused = [fuse_heads(product).clamp(min=0) for product in products(attention, gradient)]
     row = start_row(fused[-1], None)
-    for matrix in reversed(fused):
+    for whole in reversed(fused):
+        matrix = discard_lowest(whole, discard_ratio)
         identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         mixed = (matrix + identity) / 2
         sums = mixed.sum(-1, keepdim=True)  # [B, T, 1] scales rows, [B, 1, T] columns
