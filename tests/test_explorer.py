@@ -32,15 +32,15 @@ from vitexplain_utils import (
     overlay,
     preprocess,
 )
-from vitexplain_utils import explorer_panel as panels
 from vitexplain_utils.explain import capture_attention, heatmap_of
-from vitexplain_utils.explorer_choice import EXPLORED, Choice, heatmap_for, settings_of
-from vitexplain_utils.explorer_draw import fit, head_maps, outline, verdict, with_line
-from vitexplain_utils.explorer_panel import Panel, sentence
-from vitexplain_utils.explorer_pictures import gallery, picture_of, uploaded
-from vitexplain_utils.explorer_soon import Soon
-from vitexplain_utils.explorer_state import RATIOS, Captures, ExplorerState
 from vitexplain_utils.mistakes import MISTAKES, mistaken_gradient_rollout
+from vitexplain_utils.widgets import panel as panels
+from vitexplain_utils.widgets.choice import EXPLORED, Choice, heatmap_for, settings_of
+from vitexplain_utils.widgets.draw import fit, head_maps, outline, verdict, with_line
+from vitexplain_utils.widgets.panel import Panel, sentence
+from vitexplain_utils.widgets.pictures import gallery, picture_of, uploaded
+from vitexplain_utils.widgets.soon import Soon
+from vitexplain_utils.widgets.state import RATIOS, Captures, ExplorerState
 
 widgets = pytest.importorskip("ipywidgets")
 SCENE = hero_scene(8)  # bee, fish, leaf
@@ -316,7 +316,7 @@ def test_another_model(no_hub, deit_tiny, tmp_path, monkeypatch):
     timm_name = "deit_tiny_patch16_224"
     torch.save(deit_tiny.state_dict(), tmp_path / f"{timm_name}.pth")
     monkeypatch.setattr(
-        "vitexplain_utils.explorer_state.load_model",
+        "vitexplain_utils.widgets.state.load_model",
         lambda name: load_model(name, weights=tmp_path / f"{timm_name}.pth"),
     )
     panel.blocks.value = (2, 3)
@@ -434,7 +434,7 @@ def test_a_model_that_cannot_be_loaded(no_hub, panel, name, said):
 
 def test_a_model_that_cannot_be_explained(panel, monkeypatch):
     swin = timm.create_model("swin_tiny_patch4_window7_224").eval()
-    monkeypatch.setattr("vitexplain_utils.explorer_state.load_model", lambda name: swin)
+    monkeypatch.setattr("vitexplain_utils.widgets.state.load_model", lambda name: swin)
     panel.typed_model.value = "swin_tiny_patch4_window7_224"
     assert "SwinTransformer" in error_of(panel) and panel.state.model_name == "garden"
     with pytest.raises(ValueError, match="SwinTransformer"):
@@ -487,7 +487,7 @@ def test_another_missing_module_is_not_blamed_on_ipywidgets(monkeypatch):
     real = builtins.__import__
 
     def importing(name, *args, **kwargs):
-        if name == "explorer_panel":
+        if name == "panel":
             raise ModuleNotFoundError("No module named 'IPython'", name="IPython")
         return real(name, *args, **kwargs)
 

@@ -25,8 +25,8 @@ import pytest
 from PIL import Image
 
 from vitexplain_utils import garden_scene, hero_scene
-from vitexplain_utils.explorer_choice import Choice
-from vitexplain_utils.explorer_state import ExplorerState
+from vitexplain_utils.widgets.choice import Choice
+from vitexplain_utils.widgets.state import ExplorerState
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08-interactive-explorer.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

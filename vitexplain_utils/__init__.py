@@ -5,7 +5,6 @@ from .classes import TopClass, class_index, class_names, top_classes
 from .discard import discard_lowest
 from .evaluation import evaluate_methods
 from .explain import METHODS, Explanation, explain
-from .explorer import explorer
 from .flow import attention_flow
 from .garden import Scene, ask_garden, garden_scene, garden_test_set, hero_scene
 from .gif import label_frame, save_gif
@@ -26,6 +25,7 @@ from .relevance import relevance
 from .rollout import gradient_rollout, rollout
 from .sanity import randomised_models, rank_correlation
 from .sweep import discard_sweep
+from .widgets import explorer
 
 __version__ = "0.1.0"
 

@@ -11,10 +11,10 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from .course import photograph
-from .garden import Scene, garden_scene, garden_test_set, hero_scene
-from .garden.test_set import NOTEBOOKS
-from .images import load_image, name_of, to_rgb
+from ..course import photograph
+from ..garden import Scene, garden_scene, garden_test_set, hero_scene
+from ..garden.test_set import NOTEBOOKS
+from ..images import load_image, name_of, to_rgb
 
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "rocket")  # inside scikit-image's wheel
 

@@ -15,8 +15,8 @@ import numpy as np
 import timm
 from PIL import Image
 
-from .explorer_draw import SIDE
-from .head_fusion import HEAD_FUSIONS
+from ..head_fusion import HEAD_FUSIONS
+from .draw import SIDE
 
 MODELS = (
     "garden",

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .explain import Captured, heatmap_of
-from .mistakes import MISTAKES, mistaken_gradient_rollout
+from ..explain import Captured, heatmap_of
+from ..mistakes import MISTAKES, mistaken_gradient_rollout
 
 _SETTINGS = {  # flow is left out: it takes seconds, not milliseconds
     "gradient_rollout": {"head_fusion", "discard_ratio", "blocks", "mistakes"},

@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .classes import TopClass, class_index, class_names, top_classes
-from .explain import CLASS_SPECIFIC, Captured, capture_attention, heatmap_of
-from .explorer_choice import EXPLORED, Choice, heatmap_for, settings_of
-from .explorer_draw import fit, head_maps, outline, verdict, with_line
-from .explorer_pictures import Picture, picture_of
-from .garden import Scene
-from .gif import sweep_frames
-from .images import preprocess
-from .models import load_model
-from .overlay import overlay
-from .plotting import Figure, show_maps
-from .token_grid import has_class_token
+from ..classes import TopClass, class_index, class_names, top_classes
+from ..explain import CLASS_SPECIFIC, Captured, capture_attention, heatmap_of
+from ..garden import Scene
+from ..gif import sweep_frames
+from ..images import preprocess
+from ..models import load_model
+from ..overlay import overlay
+from ..plotting import Figure, show_maps
+from ..token_grid import has_class_token
+from .choice import EXPLORED, Choice, heatmap_for, settings_of
+from .draw import fit, head_maps, outline, verdict, with_line
+from .pictures import Picture, picture_of
 
 RATIOS = [1 - 0.5 ** (step / 2) for step in range(20)]  # in two frames, half of what was kept goes
 

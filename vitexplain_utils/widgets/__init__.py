@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import nn
 
-from .garden import Scene
+from ..garden import Scene
 
 if TYPE_CHECKING:
-    from .explorer_panel import Panel
+    from .panel import Panel
 
 
 def explorer(
@@ -47,7 +47,7 @@ def explorer(
         Explorer(model='garden', picture='garden, notebook 8: bee, fish, leaf')
     """
     try:
-        from .explorer_panel import Panel
+        from .panel import Panel
     except ImportError as error:
         if error.name != "ipywidgets":
             raise

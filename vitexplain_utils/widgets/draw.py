@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from .explain import Captured, start_of
-from .images import to_rgb
-from .measures import pointing_game
-from .rollout import products, start_row
+from ..explain import Captured, start_of
+from ..images import to_rgb
+from ..measures import pointing_game
+from ..rollout import products, start_row
 
 SIDE = 336  # pixels of the longer side of a shown picture: whole patches in 12, 14 and 16 rows
 

@@ -17,16 +17,16 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from .explain import CLASS_SPECIFIC
-from .explorer_choice import Choice, settings_of
-from .explorer_controls import METHODS, MODELS, Controls, colour_scale, show_image, show_sheet
-from .explorer_pictures import Picture, gallery, new_scene, uploaded
-from .explorer_soon import Soon
-from .explorer_state import ExplorerState, short
-from .files import write_whole
-from .garden import Scene
-from .gif import save_gif
-from .plotting import show_pictures
+from ..explain import CLASS_SPECIFIC
+from ..files import write_whole
+from ..garden import Scene
+from ..gif import save_gif
+from ..plotting import show_pictures
+from .choice import Choice, settings_of
+from .controls import METHODS, MODELS, Controls, colour_scale, show_image, show_sheet
+from .pictures import Picture, gallery, new_scene, uploaded
+from .soon import Soon
+from .state import ExplorerState, short
 
 _TOP = 8  # classes offered at once
 _GIF_BYTES = 3_000_000
