@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,15 +38,28 @@ def discard_lowest(fused: Tensor, discard_ratio: float, *, class_token: bool = T
     count = int(discard_ratio * flat.shape[1])
     if count == 0:
         return fused
-    threshold = flat.kthvalue(count, dim=1, keepdim=True).values  # [B, 1]
+    threshold = _lowest(flat, count)
     kept = flat > threshold
-    missing = flat.shape[1] - count - kept.sum(1, keepdim=True, dtype=torch.int32)
+    missing = flat.shape[1] - count - kept.sum(1, dtype=torch.int32)
+    missing = missing.where(threshold[:, 0] != 0, 0)  # zeros may as well be discarded
     if bool(missing.any()):  # entries equal to the threshold: the last `missing` of them stay
-        equal = flat == threshold
-        kept |= equal & (equal.flip(1).cumsum(1).flip(1) <= missing)
+        row, column = (flat == threshold).nonzero(as_tuple=True)
+        equal = row.bincount(minlength=len(flat))
+        rank = torch.arange(len(row), device=row.device) - (equal.cumsum(0) - equal)[row]
+        stays = rank >= (equal - missing)[row]
+        kept[row[stays], column[stays]] = True
     if class_token:
         kept[:, 0] = True
-    return (flat * kept).view_as(fused)
+    return torch.where(kept, flat, 0).view_as(fused)
+
+
+def _lowest(flat: Tensor, count: int) -> Tensor:
+    """The `count`-th lowest value of each row, `[B, 1]`."""
+    if flat.is_cpu and flat.dtype in (torch.float32, torch.float64):
+        # NumPy's selection takes an eighth of the time of torch's on a CPU.
+        ordered = np.partition(flat.detach().numpy(), count - 1, axis=1)
+        return torch.from_numpy(ordered[:, count - 1 : count])
+    return flat.kthvalue(count, dim=1, keepdim=True).values
 
 
 def check_discard_ratio(discard_ratio: float) -> None:
