@@ -1,10 +1,10 @@
 """Which settings of gradient rollout should one use? One setting changed at a time.
 
 On the garden against the known answer; the same for a garden model trained from another seed
-(`python training/train_garden.py --seed 1 --out build/garden-seed1`, then `--second` with its
-weights); and by deletion and insertion on scikit-image's photographs with DeiT-Tiny, where no
-answer is known. Each number is the mean difference to the published setting, with a 95 % bootstrap
-interval: an interval that leaves out 0 is a difference.
+(`python training/train_garden.py --seed 1 --steps 1600 --out build/garden-seed1`, then
+`--second build/garden-seed1/garden.safetensors`); and by deletion and insertion on scikit-image's
+photographs with DeiT-Tiny, where no answer is known. Each number is the mean difference to the
+published setting, with a 95 % bootstrap interval: one that leaves out 0 is a difference.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ def execute(path: Path) -> nbformat.NotebookNode:
     """A notebook with the outputs of one fresh run, made in the notebooks' own folder."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(HERE)}}
-    client = NotebookClient(notebook, timeout=600, record_timing=False, resources=resources)
+    client = NotebookClient(
+        notebook, timeout=600, record_timing=False, coalesce_streams=True, resources=resources
+    )
     client.extra_arguments = ["--log-level=ERROR"]  # a kernel warns about its own local ports
     client.execute()
     notebook.metadata = nbformat.from_dict(METADATA)
