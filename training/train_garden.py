@@ -93,7 +93,9 @@ def quickest_dtype(model: VisionTransformer, inputs: torch.Tensor) -> torch.dtyp
     return min(seconds, key=lambda dtype: seconds[dtype])
 
 
-def train(steps: int, seed: int) -> tuple[VisionTransformer, list[str], str, float, float]:
+def train(
+    steps: int, seed: int, pool: str
+) -> tuple[VisionTransformer, list[str], str, float, float]:
     """Train, or go on training, for a number of steps.
 
     Returns:
@@ -103,13 +105,13 @@ def train(steps: int, seed: int) -> tuple[VisionTransformer, list[str], str, flo
     labels = torch.from_numpy(truth).float()
     validation = load_scenes(VALIDATION_SEEDS)
     torch.manual_seed(seed)
-    model = garden_model(weights=False)
+    model = garden_model(weights=False, pool=pool)
     for block in model.blocks:
         # The fused kernel's backward pass takes twice as long on CPU.
         block.attn.fused_attn = False  # type: ignore[union-attr]
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     optimizer = torch.optim.AdamW(param_groups_weight_decay(model, WEIGHT_DECAY), fused=True)
-    checkpoint = CACHE / f"garden-seed{seed}-steps{steps}.pt"
+    checkpoint = CACHE / f"garden-{pool}-seed{seed}-steps{steps}.pt"
     start, log, wall, cpu = 0, list[str](), 0.0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -161,7 +163,7 @@ def train(steps: int, seed: int) -> tuple[VisionTransformer, list[str], str, flo
                     "cpu": cpu,
                 },
             )
-    trained = garden_model(weights=False)
+    trained = garden_model(weights=False, pool=pool)
     trained.load_state_dict(average.module.state_dict())
     precision = "bfloat16 autocast" if dtype is torch.bfloat16 else "float32"
     return trained, log, precision, wall, cpu
@@ -237,22 +239,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the garden model.")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, augmentation")
     parser.add_argument("--steps", type=int, default=7000, help="optimizer steps")
+    parser.add_argument("--pool", default="token", choices=garden.POOLS, help="what the head reads")
     parser.add_argument(
-        "--out", type=Path, default=garden.WEIGHTS.parent, help="folder for weights and card"
+        "--out", type=Path, help="folder for weights and card (other pools: build/garden-POOL)"
     )
     args = parser.parse_args()
-    model, log, precision, wall, cpu = train(args.steps, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    weights = args.out / garden.WEIGHTS.name
+    model, log, precision, wall, cpu = train(args.steps, args.seed, args.pool)
+    bundled = args.pool == "token"
+    out = args.out or (garden.WEIGHTS.parent if bundled else CACHE / f"garden-{args.pool}")
+    out.mkdir(parents=True, exist_ok=True)
+    weights = out / garden.WEIGHTS.name
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
     weights.chmod(0o644)
+    if not bundled:  # measured against, never shipped: no card
+        print(describe(evaluate(model, *load_scenes(TEST_SEEDS))), weights, sep="\n")
+        return
     time_line = (
         f"Training took {wall / 60:.0f} minutes by the clock and {cpu / 60:.0f} minutes of CPU\n"
         f"  time on {os.cpu_count()} CPU cores, after painting the scenes."
     )
     command = f"python training/train_garden.py --seed {args.seed} --steps {args.steps}"
     card = model_card(model, weights, command, log, precision, time_line)
-    (args.out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     print(card)
 
 

@@ -9,10 +9,11 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitexplain_utils.garden.scenes import SIZE, THINGS
 
+POOLS = ("token", "avg", "map")
 WEIGHTS = Path(__file__).with_name("garden.safetensors")
 
 
-def garden_model(weights: bool = True) -> VisionTransformer:
+def garden_model(weights: bool = True, *, pool: str = "token") -> VisionTransformer:
     """Build the garden's Vision Transformer, in eval mode, with its weights from the package.
 
     It takes float32 images of shape (batch, 3, 96, 96), scaled to -1..1, and returns one logit
@@ -20,17 +21,22 @@ def garden_model(weights: bool = True) -> VisionTransformer:
 
     Args:
         weights: Load the trained weights; with False they are random.
+        pool: What the head reads: ``"token"`` (the class token; the one with weights in the
+            package), ``"avg"`` (the mean of the patches) or ``"map"`` (attention pooling).
 
     Returns:
         A timm model: 144 patches of 8 x 8 pixels and a class token, 6 blocks of 3 heads.
 
     Raises:
+        ValueError: If there are no trained weights for this pool, or no such pool.
         FileNotFoundError: If the weight file is missing from the package.
 
     Example:
         >>> garden_model().num_classes
         8
     """
+    if pool not in POOLS or (weights and pool != "token"):
+        raise ValueError(f"pool must be one of {POOLS}, with weights 'token'; got {pool!r}")
     model = VisionTransformer(
         img_size=SIZE,
         patch_size=8,
@@ -38,6 +44,8 @@ def garden_model(weights: bool = True) -> VisionTransformer:
         depth=6,
         num_heads=3,
         num_classes=len(THINGS),
+        global_pool=pool,  # type: ignore[arg-type]
+        class_token=pool == "token",
     )
     model.pretrained_cfg = model.default_cfg = {  # type: ignore[assignment]
         "architecture": "garden",
