@@ -13,7 +13,7 @@ import time
 import timm
 import torch
 
-from vitexplain_utils import explorer
+from vitexplain_utils import explore
 
 CHANGES = {  # a name, what is set once, the control that moves, its values in turn
     "gradient rollout, discard ratio": ({}, "ratio", (0.5, 0.9)),
@@ -22,6 +22,7 @@ CHANGES = {  # a name, what is set once, the control that moves, its values in t
     "gradient rollout, blocks": ({"ratio": 0.9}, "blocks", ((0, 4), (1, 4))),
     "gradient rollout, colour map": ({"ratio": 0.9}, "colormap", ("viridis", "plasma")),
     "relevance, opacity": ({"method": "relevance"}, "opacity", (0.5, 0.8)),
+    "attribution, blocks": ({"method": "attribution"}, "blocks", ((0, 4), (1, 4))),
     "a class seen before": ({}, "target", (1, 2)),
 }
 
@@ -40,7 +41,7 @@ def main() -> None:
     for name, (settings, control, values) in CHANGES.items():
         cells = []
         for model in models.values():
-            panel = explorer(model)
+            panel = explore(model)
             for key, value in settings.items():
                 getattr(panel, key).value = value
             cells.append(f"{median(getattr(panel, control), values, options.runs):.0f}")

@@ -18,23 +18,21 @@ import networkx as nx
 import numpy as np
 import timm
 import torch
+from garden_table import known_marks
 from torch import Tensor, nn
 
-from vitexplain_utils import (
-    ask_garden,
-    attention_flow,
-    energy_inside,
-    explain,
-    garden_test_set,
-    hero_scene,
-    load_model,
-    pointing_game,
-    preprocess,
-    share_on_target,
-)
-from vitexplain_utils.explain import capture_attention, heatmap_of
-from vitexplain_utils.flow import _capacities, _Network, max_flows
-from vitexplain_utils.rollout import products
+from vitexplain_utils import METHODS, capture_attention, explain, hero_scene, load_model, preprocess
+from vitexplain_utils.garden import garden_test_set
+from vitexplain_utils.methods import Flow, GradientRollout, attention_flow
+from vitexplain_utils.methods.maximum_flow import _capacities, _Network, max_flows
+from vitexplain_utils.truth import ask_garden, constant_map
+
+
+class WeightedFlow(Flow):
+    """Flow through what gradient rollout rolls out."""
+
+    needs_gradient = True
+    weigh = GradientRollout.weigh
 
 
 def seconds(task: Callable[[], object]) -> float:
@@ -44,8 +42,8 @@ def seconds(task: Callable[[], object]) -> float:
 
 
 def capacities(model: nn.Module, x: Tensor) -> np.ndarray:
-    captured = capture_attention(model, x, gradient=False)
-    fused = torch.stack([attention[0].double().mean(0) for attention in captured.attention])
+    blocks = capture_attention(model, x, gradient=False).blocks
+    fused = torch.stack([call.attention()[0].double().mean(0) for call in blocks])
     return _capacities(fused, 0.5).numpy()
 
 
@@ -112,36 +110,27 @@ def truth() -> None:
     """The marks of `garden_table.py` on the test set's questions, with variants of flow."""
     model = load_model("garden")
     asked = ask_garden(model, garden_test_set())
-    captured = capture_attention(model, asked.x, target=asked.targets)
-    assert captured.gradient is not None
-    weighted = [
-        product.mean(1, keepdim=True).clamp(min=0)  # one "head", as gradient rollout fuses them
-        for product in products(captured.attention, captured.gradient)
-    ]
-    rows: dict[str, Callable[[], Tensor]] = {
-        "a flat map": lambda: captured.grid.to_grid(torch.ones(len(asked), captured.grid.tokens)),
-        "gradient rollout": lambda: heatmap_of(captured),
-        "rollout": lambda: heatmap_of(captured, method="rollout"),
-        "rollout, discard 0.9": lambda: heatmap_of(captured, method="rollout", discard_ratio=0.9),
-        "flow": lambda: heatmap_of(captured, method="flow"),
-        "flow, discard 0.9": lambda: heatmap_of(captured, method="flow", discard_ratio=0.9),
-        "flow, min": lambda: heatmap_of(captured, method="flow", head_fusion="min"),
-        "gradient-weighted flow": lambda: captured.grid.to_grid(attention_flow(weighted)),
-        "gradient-weighted flow, discard 0.9": lambda: captured.grid.to_grid(
-            attention_flow(weighted, discard_ratio=0.9)
-        ),
+    capture = capture_attention(model, asked.x, target=asked.targets)
+    rows = {
+        "gradient rollout": METHODS["gradient_rollout"],
+        "rollout": METHODS["rollout"],
+        "rollout, discard 0.9": METHODS["rollout"].having(discard_ratio=0.9),
+        "flow": METHODS["flow"],
+        "flow, discard 0.9": METHODS["flow"].having(discard_ratio=0.9),
+        "flow, min": METHODS["flow"].having(head_fusion="min"),
+        "gradient-weighted flow": WeightedFlow(),
+        "gradient-weighted flow, discard 0.9": WeightedFlow(discard_ratio=0.9),
     }
+    maps = {"a flat map": constant_map} | {name: row.heatmap for name, row in rows.items()}
     print(f"{len(asked)} questions\n")
     print("| method | peak inside | energy inside | share on the asked-for | s per question |")
     print("|---|---|---|---|---|")
-    for name, maps in rows.items():
+    for name, make in maps.items():
         start = time.perf_counter()
-        heatmap = maps()
+        heatmap = make(capture)
         taken = (time.perf_counter() - start) / len(asked)
-        hit = pointing_game(heatmap, asked.masks).double().mean()
-        energy = energy_inside(heatmap, asked.masks).mean()
-        share = share_on_target(heatmap, asked.masks, asked.others).mean()
-        print(f"| {name} | {hit:.1%} | {energy:.2f} | {share:.2f} | {taken:.2f} |", flush=True)
+        peak, energy, share = known_marks(heatmap, asked).mean(1)
+        print(f"| {name} | {peak:.1%} | {energy:.2f} | {share:.2f} | {taken:.2f} |", flush=True)
 
 
 def main() -> None:

@@ -4,82 +4,97 @@ For each thing that the model finds in scenes with two or three things, all meas
 package, with 95 % bootstrap intervals over scenes. Deletion and insertion take a forward pass per
 step, so they are measured on a part of the questions. Grad-CAM of two other packages stands beside
 as an outside reference where they are installed: `pip install grad-cam torchcam`.
+
+With --units: what becomes of a map when the logits are multiplied.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
-from vitexplain_utils import (
-    Scene,
+from vitexplain_utils import METHODS, Capture, Method, evaluate_methods, garden_scene, load_model
+from vitexplain_utils.garden import Scene
+from vitexplain_utils.methods import HEAD_FUSIONS, MISTAKES
+from vitexplain_utils.truth import (
+    Captures,
+    Questions,
     ask_garden,
-    evaluate_methods,
-    garden_scene,
-    load_model,
+    centre_map,
+    constant_map,
+    edge_map,
+    energy_inside,
+    format_table,
+    pointing_game,
+    random_map,
     randomised_models,
     rank_correlation,
+    share_on_target,
 )
-from vitexplain_utils.baselines import centre_map, constant_map, edge_map, random_map
-from vitexplain_utils.evaluation import Method, format_table
-from vitexplain_utils.explain import Captured, capture_attention, heatmap_of
-from vitexplain_utils.garden import Questions
-from vitexplain_utils.mistakes import MISTAKES, mistaken_gradient_rollout
 
 FIRST_SEED = 6_000_000  # seeds below are for training, validation, accuracy and the test set
 MAIN = ["peak inside", "energy inside", "share on asked-for", "class likeness"]
 MORE = ["mean IoU", "pixel accuracy", "average precision"]
+FACTORS = (0.01, 0.1, 1, 10, 100)  # of the logits, with --units
+Row = Method | Callable[[Capture], Tensor]
 
 
-def mistaken(captured: Captured, mistakes: tuple[str, ...]) -> Tensor:
-    row = mistaken_gradient_rollout(captured.attention, captured.gradient or [], mistakes)
-    return captured.grid.to_grid(row)
-
-
-def patches_as_channels(captured: Captured, tokens: Tensor) -> Tensor:
-    grid = captured.grid
+def patches_as_channels(capture: Capture, tokens: Tensor) -> Tensor:
+    grid = capture.grid
     return tokens[:, grid.prefix :].mT.unflatten(2, (grid.rows, grid.cols))  # [B, D, rows, cols]
 
 
-def grad_cam(captured: Captured) -> Tensor:
+def grad_cam(capture: Capture) -> Tensor:
     """Grad-CAM of the package `grad-cam`, at the layer that its documentation names for ViTs."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    targets = [ClassifierOutputTarget(int(index)) for index in captured.target]
-    layers = [captured.model.blocks[-1].norm1]
-    reshape = partial(patches_as_channels, captured)
-    with GradCAM(captured.model, layers, reshape_transform=reshape) as cam:
-        maps = torch.from_numpy(cam(captured.x, targets))
-    return adaptive_avg_pool2d(maps, (captured.grid.rows, captured.grid.cols))
+    targets = [ClassifierOutputTarget(int(index)) for index in capture.target]
+    layers = [capture.model.blocks[-1].norm1]
+    reshape = partial(patches_as_channels, capture)
+    with GradCAM(capture.model, layers, reshape_transform=reshape) as cam:
+        maps = torch.from_numpy(cam(capture.x, targets))
+    return adaptive_avg_pool2d(maps, (capture.grid.rows, capture.grid.cols))
 
 
-def layer_cam(captured: Captured) -> Tensor:
+def layer_cam(capture: Capture) -> Tensor:
     """Layer-CAM of the package `torchcam`, at the same layer."""
     from torchcam.methods import LayerCAM
 
-    layer = captured.model.blocks[-1].norm1
-    reshape = partial(patches_as_channels, captured)
-    x = captured.x.detach().clone().requires_grad_()
-    with LayerCAM(captured.model, target_layer=layer, reshape_transform=reshape) as cam:
-        return cam(captured.target.tolist(), captured.model(x))[0].nan_to_num()
+    layer = capture.model.blocks[-1].norm1
+    reshape = partial(patches_as_channels, capture)
+    x = capture.x.detach().clone().requires_grad_()
+    with LayerCAM(capture.model, target_layer=layer, reshape_transform=reshape) as cam:
+        return cam(capture.target.tolist(), capture.model(x))[0].nan_to_num()
 
 
-def methods(flow: bool) -> dict[str, Method]:
+def methods(flow: bool) -> dict[str, Row]:
     """Every row of the table."""
-    rows: dict[str, Method] = {
-        "gradient rollout": heatmap_of,
-        "gradient rollout, discard 0.9": partial(heatmap_of, discard_ratio=0.9),
-        "gradient rollout, residual 0.9": partial(heatmap_of, residual_weight=0.9),
-        "relevance": partial(heatmap_of, method="relevance"),
+    gradient, relevance, attribution, rollout, mistaken = (
+        METHODS[name]
+        for name in ("gradient_rollout", "relevance", "attribution", "rollout", "vit_explain")
+    )
+    rows: dict[str, Row] = {
+        "gradient rollout": gradient,
+        "gradient rollout, discard 0.9": gradient.having(discard_ratio=0.9),
+        "gradient rollout, residual 0.9": gradient.having(residual_weight=0.9),
+        "gradient rollout, attention held": gradient.having(hold_attention=True),
+        "relevance": relevance,
+        "relevance, attention held": relevance.having(hold_attention=True),
+        "attribution": attribution,
+        "attribution, plain gradient": attribution.having(hold_attention=False),
+        "attribution, integrated": attribution.having(steps=8),
+        "attribution, integrated, plain gradient": attribution.having(
+            steps=8, hold_attention=False
+        ),
     }
     for name, peer in (("pytorch_grad_cam", grad_cam), ("torchcam", layer_cam)):
         try:
@@ -88,17 +103,17 @@ def methods(flow: bool) -> dict[str, Method]:
             print(f"{name} is not installed: its row is left out")
         else:
             rows[f"{peer.__name__.replace('_', '-')} ({name})"] = peer
-    rows["last attention"] = partial(heatmap_of, method="last_attention")
-    for fusion in ("mean", "max", "min"):
+    rows["last attention"] = METHODS["last_attention"]
+    for fusion in HEAD_FUSIONS:
         for ratio in (0.0, 0.9):
-            rows[f"rollout, {fusion}, discard {ratio}"] = partial(
-                heatmap_of, method="rollout", head_fusion=fusion, discard_ratio=ratio
+            rows[f"rollout, {fusion}, discard {ratio}"] = rollout.having(
+                head_fusion=fusion, discard_ratio=ratio
             )
     if flow:
-        rows["flow"] = partial(heatmap_of, method="flow")
+        rows["flow"] = METHODS["flow"]
     for mistake in MISTAKES:
-        rows[f"mistake: {mistake}"] = partial(mistaken, mistakes=(mistake,))
-    rows["all three mistakes"] = partial(mistaken, mistakes=MISTAKES)
+        rows[f"mistake: {mistake}"] = mistaken.having(mistakes=(mistake,))
+    rows["all three mistakes"] = mistaken
     baselines = (edge_map, centre_map, random_map, constant_map)
     return rows | {f"baseline: {b.__name__.removesuffix('_map')}": b for b in baselines}
 
@@ -117,21 +132,58 @@ def first_questions(asked: Questions, scenes: int) -> Questions:
     return asked.batches(wanted)[0]
 
 
-def cascade(model: torch.nn.Module, asked: Questions, rows: dict[str, Method]) -> None:
+def known_marks(heatmap: Tensor, asked: Questions) -> Tensor:
+    """The first three of `MAIN` for each question, `[3, N]`."""
+    peak = pointing_game(heatmap, asked.masks).double()
+    energy = energy_inside(heatmap, asked.masks)
+    return torch.stack([peak, energy, share_on_target(heatmap, asked.masks, asked.others)])
+
+
+def cascade(model: nn.Module, asked: Questions, rows: dict[str, Row]) -> None:
     """Print how like the original each map stays while the model forgets, from the head down."""
-    captured = capture_attention(model, asked.x, target=asked.targets)
-    original = {name: method(captured) for name, method in rows.items()}
+    captures = Captures(model, asked)
+    original = {name: captures.maps(method) for name, method in rows.items()}
     likeness: dict[str, list[str]] = {name: [] for name in rows}
     stages = []
     for stage, forgetful in tqdm(randomised_models(model), desc="randomised", disable=None):
         stages.append(stage)
-        captured = capture_attention(forgetful, asked.x, target=asked.targets)
+        captures = Captures(forgetful, asked)
         for name, method in rows.items():
-            values = rank_correlation(original[name], method(captured))
+            values = rank_correlation(original[name], captures.maps(method))
             likeness[name].append(f"{values.mean():.2f}")
-    print(f"| method | {' | '.join(stages)} |\n{'|---' * (len(stages) + 1)}|")
-    for name, values in likeness.items():
-        print(f"| {name} | {' | '.join(values)} |")
+    print_rows("method", stages, likeness)
+
+
+def units(model: nn.Module, asked: Questions) -> None:
+    """Print what becomes of a map when all logits are multiplied: when their unit changes."""
+    table: dict[str, list[str]] = {}
+    for name in ("gradient_rollout", "attribution"):
+        parts = [scaled_maps(METHODS[name], model, part) for part in asked.batches()]
+        maps = torch.cat(parts, 1)  # [factor, N, rows, cols]
+        energy = [energy_inside(heatmaps, asked.masks).mean() for heatmaps in maps]
+        table[f"{METHODS[name].label}, energy inside"] = [f"{mean:.2f}" for mean in energy]
+        maps = maps / maps.amax((2, 3), keepdim=True)
+        change = (maps - maps[FACTORS.index(1)]).abs().amax((1, 2, 3))
+        table[f"{METHODS[name].label}, largest change"] = [f"{most:.2g}" for most in change]
+    print("The logits multiplied; changes are those of a map that is divided by its peak.\n")
+    print_rows("", [f"× {factor}" for factor in FACTORS], table)
+
+
+def scaled_maps(method: Method, model: nn.Module, asked: Questions) -> Tensor:
+    """The maps for each factor, `[factor, N, rows, cols]`."""
+
+    def own_class(logits: Tensor, factor: float) -> Tensor:
+        return factor * logits.gather(1, asked.targets[:, None])[:, 0]
+
+    targets = [partial(own_class, factor=factor) for factor in FACTORS]
+    captures = (method.capture(model, asked.x, target=target) for target in targets)
+    return torch.stack([method.heatmap(capture) for capture in captures])
+
+
+def print_rows(corner: str, columns: list[str], rows: dict[str, list[str]]) -> None:
+    print(f"| {corner} | {' | '.join(columns)} |\n{'|---' * (len(columns) + 1)}|")
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -139,14 +191,17 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--flow", action="store_true", help="attention flow as well (minutes)")
     parser.add_argument("--perturbed", type=int, default=24, help="scenes for deletion, insertion")
+    parser.add_argument("--units", action="store_true", help="multiply the logits instead")
     options = parser.parse_args()
     start = time.perf_counter()
     model = load_model("garden")
-    rows = methods(options.flow)
     drawn = list(
         tqdm(islice(scenes(), options.scenes), total=options.scenes, desc="scenes", disable=None)
     )
     asked = ask_garden(model, drawn)
+    if options.units:
+        return units(model, asked)
+    rows = methods(options.flow)
     table = evaluate_methods(model, asked, rows)
     print(f"\n{len(asked)} things found in {options.scenes} scenes\n")
     print(format_table(table, MAIN), end="\n\n")

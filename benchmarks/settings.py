@@ -10,84 +10,70 @@ published setting, with a 95 % bootstrap interval: one that leaves out 0 is a di
 from __future__ import annotations
 
 import argparse
-import dataclasses
-from functools import partial
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
-from garden_table import first_questions, scenes
+from garden_table import MAIN, first_questions, known_marks, scenes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vitexplain_utils import (
-    ask_garden,
-    deletion_insertion,
-    energy_inside,
-    load_model,
-    pointing_game,
-    preprocess,
-    share_on_target,
-)
-from vitexplain_utils.course import photograph
-from vitexplain_utils.evaluation import Method, bootstrap_interval
-from vitexplain_utils.explain import Captured, capture_attention, heatmap_of
-from vitexplain_utils.garden import Questions
+from vitexplain_utils import METHODS, Capture, Method, load_model, preprocess
+from vitexplain_utils.methods import GradientRollout, fuse_heads
+from vitexplain_utils.show import photograph
+from vitexplain_utils.truth import Questions, ask_garden, bootstrap_interval, deletion_insertion
 
+PUBLISHED = METHODS["gradient_rollout"]
 PHOTOGRAPHS = {"camera": (872, 759), "coffee": (967, 968), "astronaut": (560, 812),
                "rocket": (517, 657), "cat": (281, 282)}  # fmt: skip
 
 
-def later_blocks(captured: Captured, first: int) -> Tensor:
-    """Rolled out down to a later block than the first."""
-    attention, gradient = captured.attention[first:], (captured.gradient or [])[first:]
-    return heatmap_of(dataclasses.replace(captured, attention=attention, gradient=gradient))
-
-
-def clamped_in_each_head(captured: Captured) -> Tensor:
+class ClampedInEachHead(GradientRollout):
     """Negatives set to 0 before the heads are fused instead of after."""
-    gradient = captured.gradient or []
-    positive = [(a * g).clamp(min=0) for a, g in zip(captured.attention, gradient, strict=True)]
-    ones = [torch.ones_like(product) for product in positive]
-    return heatmap_of(dataclasses.replace(captured, attention=positive, gradient=ones))
+
+    def weigh(self, attention: Tensor, gradient: Tensor | None) -> Tensor:
+        """`mean_h(max(0, A ⊙ G))`."""
+        return fuse_heads((attention * gradient).clamp(min=0))
 
 
-def variants() -> dict[str, Method]:
-    rows: dict[str, Method] = {"published": heatmap_of}
+def variants(last: int) -> dict[str, Method]:
+    """The published setting and the others, for a model with this last block."""
+    rows: dict[str, Method] = {"published": PUBLISHED}
     for weight in (0.3, 0.7, 0.8, 0.9, 0.95, 0.99):
-        rows[f"residual weight {weight}"] = partial(heatmap_of, residual_weight=weight)
+        rows[f"residual weight {weight}"] = PUBLISHED.having(residual_weight=weight)
     for fusion in ("max", "min"):
-        rows[f"head fusion {fusion}"] = partial(heatmap_of, head_fusion=fusion)
+        rows[f"head fusion {fusion}"] = PUBLISHED.having(head_fusion=fusion)
     for ratio in (0.5, 0.9, 0.98):
-        rows[f"discard ratio {ratio}"] = partial(heatmap_of, discard_ratio=ratio)
+        rows[f"discard ratio {ratio}"] = PUBLISHED.having(discard_ratio=ratio)
     for first in (1, 2, 3):
-        rows[f"first block {first}"] = partial(later_blocks, first=first)
-    rows["clamped in each head"] = clamped_in_each_head
+        rows[f"first block {first}"] = PUBLISHED.having(blocks=(first, last))
+    rows["clamped in each head"] = ClampedInEachHead()
     return rows
 
 
+def all_maps(capture: Capture) -> Iterator[tuple[str, Tensor]]:
+    """The maps of every setting, one after the other."""
+    rows = variants(len(capture.blocks) - 1)
+    for name, method in tqdm(rows.items(), desc="settings", leave=False, disable=None):
+        yield name, method.heatmap(capture)
+
+
 def known_answers(model: nn.Module, asked: Questions, few: Questions) -> None:
-    marks: dict[str, list[Tensor]] = {name: [] for name in variants()}
+    marks: dict[str, list[Tensor]] = defaultdict(list)
     for part in tqdm(asked.batches(), desc="known answers", disable=None):
-        captured = capture_attention(model, part.x, target=part.targets)
-        for name, method in variants().items():
-            heatmap = method(captured)
-            hit = pointing_game(heatmap, part.masks).double()
-            energy = energy_inside(heatmap, part.masks)
-            share = share_on_target(heatmap, part.masks, part.others)
-            marks[name].append(torch.stack([hit, energy, share]))
-    columns = ["peak inside", "energy inside", "share on asked-for"]
-    compare(columns, {name: torch.cat(parts, 1) for name, parts in marks.items()}, asked.scenes)
-    captured = capture_attention(model, few.x, target=few.targets)
-    perturbed(captured, few.targets, few.scenes, steps=18)
+        for name, heatmap in all_maps(PUBLISHED.capture(model, part.x, target=part.targets)):
+            marks[name].append(known_marks(heatmap, part))
+    compare(MAIN[:3], {name: torch.cat(parts, 1) for name, parts in marks.items()}, asked.scenes)
+    perturbed(model, few.x, few.targets, few.scenes, steps=18)
 
 
-def perturbed(captured: Captured, targets: Tensor, groups: Tensor, steps: int) -> None:
+def perturbed(model: nn.Module, x: Tensor, targets: Tensor, groups: Tensor, steps: int) -> None:
     marks = {}
-    for name, method in tqdm(variants().items(), desc="deletion, insertion", disable=None):
-        curves = deletion_insertion(
-            captured.model, captured.x, method(captured), targets, steps=steps
-        )
+    for name, heatmap in all_maps(PUBLISHED.capture(model, x, target=targets)):
+        curves = deletion_insertion(model, x, heatmap, targets, steps=steps)
         marks[name] = torch.stack([curves.deletion_auc, curves.insertion_auc])
     compare(["deletion (less is better)", "insertion"], marks, groups)
 
@@ -110,8 +96,7 @@ def photographs() -> None:
     pictures = [preprocess(deit, photograph(name)) for name in PHOTOGRAPHS]
     x = torch.cat(pictures).repeat_interleave(2, 0)
     targets = torch.tensor(list(PHOTOGRAPHS.values())).flatten()
-    captured = capture_attention(deit, x, target=targets)
-    perturbed(captured, targets, torch.arange(len(x)) // 2, steps=14)
+    perturbed(deit, x, targets, torch.arange(len(x)) // 2, steps=14)
 
 
 def main() -> None:
@@ -120,7 +105,7 @@ def main() -> None:
     parser.add_argument("--perturbed", type=int, default=40, help="scenes for deletion, insertion")
     parser.add_argument("--second", type=Path, help="weights of another training seed")
     options = parser.parse_args()
-    made = [scene for scene, _ in zip(scenes(), range(options.scenes), strict=False)]
+    made = list(islice(scenes(), options.scenes))
     models = {"the bundled garden model": load_model("garden")}
     if options.second is not None:
         second = load_model("garden")

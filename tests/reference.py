@@ -110,14 +110,31 @@ def naive_relevance(
     return naive_matmul(first[None], relevance)[0]
 
 
-def attention_forward(keep: list[Tensor]):
-    """A forward of timm's `Attention`, written out, that keeps what follows the softmax."""
+def naive_attribution(
+    attention: list[np.ndarray], gradient: list[np.ndarray], rows: list[int]
+) -> np.ndarray:
+    """One image: `[H, T, T]` per block to `[T]`, signed."""
+    total = np.zeros(attention[0].shape[-1])
+    for heads, grads in zip(attention, gradient, strict=True):
+        for head, grad in zip(heads, grads, strict=True):
+            for t in rows:
+                for s in range(len(total)):
+                    total[s] += head[t, s] * grad[t, s]
+    return total
+
+
+def attention_forward(keep: list[Tensor], hold: bool = False):
+    """A forward of timm's `Attention`, written out, that keeps what follows the softmax.
+
+    With `hold` the attention is a constant: no gradient reaches the queries and the keys.
+    """
 
     def forward(self: nn.Module, x: Tensor, attn_mask: None = None, is_causal: bool = False):
         batch, tokens, _ = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).unbind(2)
         scores = torch.einsum("bthd,bshd->bhts", self.q_norm(q), self.k_norm(k)) * self.scale
         attention = scores.exp() / scores.exp().sum(-1, keepdim=True)
+        attention = attention.detach().requires_grad_() if hold else attention
         keep.append(attention)
         read = torch.einsum("bhts,bshd->bthd", attention, v)
         return self.proj(self.norm(read.reshape(batch, tokens, -1)))
@@ -125,7 +142,7 @@ def attention_forward(keep: list[Tensor]):
     return forward
 
 
-def pool_forward(keep: list[Tensor]):
+def pool_forward(keep: list[Tensor], hold: bool = False):
     """The same for timm's `AttentionPoolLatent`."""
 
     def forward(self: nn.Module, x: Tensor, attn_mask: None = None):
@@ -135,6 +152,7 @@ def pool_forward(keep: list[Tensor]):
         k, v = self.kv(x).reshape(batch, tokens, 2, self.num_heads, -1).unbind(2)
         scores = torch.einsum("bqhd,bshd->bhqs", q, k) * self.scale
         attention = scores.exp() / scores.exp().sum(-1, keepdim=True)
+        attention = attention.detach().requires_grad_() if hold else attention
         keep.append(attention)
         read = torch.einsum("bhqs,bshd->bqhd", attention, v)
         out = self.proj(read.reshape(batch, self.latent_len, -1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vitexplain_utils.baselines import centre_map, constant_map, edge_map, random_map
-from vitexplain_utils.explain import capture_attention
+from vitexplain_utils import capture_attention
+from vitexplain_utils.truth import centre_map, constant_map, edge_map, random_map
 
 
 @pytest.fixture

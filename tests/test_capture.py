@@ -1,312 +1,361 @@
+"""A capture holds what the model computed: against an unfused pass with hooks, and differences."""
+
 from __future__ import annotations
 
-from contextlib import nullcontext
+import threading
+import weakref
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import timm
 import torch
-from reference import attention_forward, lively, pool_forward
-from torch import nn
+from layouts import MODELS, input_of, model_of
+from reference import lively
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from vitexplain_utils import record_attention
+from vitexplain_utils import METHODS, capture_attention, explain, record_attention
+from vitexplain_utils.recording import AttentionCall
 
-STATE = ("training", "fused_attn", "grad_checkpointing")
-
-
-def state_of(model: nn.Module) -> dict:
-    """Everything that recording touches, copied."""
-    state: dict = {}
-    for name, module in model.named_modules():
-        attributes = vars(module)
-        state[name] = {
-            "names": list(attributes),
-            "hooks": {key: dict(attributes[key]) for key in attributes if "_hooks" in key},
-            "flags": {key: attributes[key] for key in STATE if key in attributes},
-        }
-    state["requires_grad"] = {name: p.requires_grad for name, p in model.named_parameters()}
-    if getattr(model, "attn_pool", None) is not None:
-        state["pool"] = {key: id(value) for key, value in vars(model.attn_pool).items()}
-    return state
+FUNCTION = functional.scaled_dot_product_attention
+LAYOUTS = pytest.mark.parametrize("layout", MODELS)
 
 
-def unusual(model: nn.Module) -> nn.Module:
-    """Mixed training modes, flags and frozen parameters, and a hook of the user's own."""
-    model.train()
-    model.blocks[0].eval()
-    model.blocks[1].attn.attn_drop.training = False
-    model.blocks[1].attn.fused_attn = False
-    for index, parameter in enumerate(model.parameters()):
-        parameter.requires_grad_(index % 3 > 0)
-    model.blocks[0].register_forward_hook(lambda *_: None)
-    return model
+class SoftmaxSeen(TorchFunctionMode):
+    """Every softmax of an unfused pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.Tensor.softmax, torch.softmax):
+            self.seen.append(out)
+        return out
 
 
-def map_pool_model() -> nn.Module:
-    model = timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=(32, 48),
-        depth=2,
-        embed_dim=48,
-        num_classes=7,
-        class_token=False,
-        global_pool="map",
-    )
-    return lively(model)
+def unfused(model: nn.Module, x: Tensor, target: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Attention and its gradient in the old way: fusion off, every softmax kept in the graph."""
+    with ExitStack() as undo:
+        for module in model.modules():
+            if getattr(module, "fused_attn", False):
+                module.fused_attn = False
+                undo.callback(setattr, module, "fused_attn", True)
+        with SoftmaxSeen() as mode:
+            logits = model(x)
+    return mode.seen, list(torch.autograd.grad(logits[:, target].sum(), mode.seen))
 
 
-def with_own_attention(monkeypatch, model, x):
-    """The model's output, attention and pool attention by forwards written in the tests."""
-    blocks, pools = [], []
-    with monkeypatch.context() as patch:
-        patch.setattr(type(model.blocks[0].attn), "forward", attention_forward(blocks))
-        if getattr(model, "attn_pool", None) is not None:
-            patch.setattr(type(model.attn_pool), "forward", pool_forward(pools))
-        return model(x), blocks, pools
+@LAYOUTS
+def test_attention_and_gradient_equal_an_unfused_pass(layout):
+    model, x = model_of(layout), input_of(layout)
+    attention, gradient = unfused(model, x, 3)
+    capture = capture_attention(model, x, target=3)
+    calls = [*capture.blocks, *([] if capture.pool is None else [capture.pool])]
+    assert len(calls) == len(attention) >= 2
+    peak = max(float(grad.abs().max()) for grad in gradient)
+    for call, wanted, grad in zip(calls, attention, gradient, strict=True):
+        torch.testing.assert_close(call.attention(), wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(call.gradient(), grad, rtol=0, atol=1e-5 * peak)
 
 
-def test_attention_equals_its_own_recomputation(tiny, tiny_x, monkeypatch):
-    with record_attention(tiny) as record:
-        logits = tiny(tiny_x)
-    expected_logits, expected, _ = with_own_attention(monkeypatch, tiny, tiny_x)
-    assert record.pool is None
-    assert [tuple(a.shape) for a in record.attention] == [(3, 3, 7, 7)] * 2
-    for attention, wanted in zip(record.attention, expected, strict=True):
-        torch.testing.assert_close(attention.sum(-1), torch.ones(3, 3, 7), rtol=0, atol=1e-5)
-        torch.testing.assert_close(attention, wanted, rtol=0, atol=1e-5)
-    torch.testing.assert_close(logits, expected_logits, rtol=0, atol=1e-4)
-    torch.testing.assert_close(logits, tiny(tiny_x), rtol=0, atol=1e-4)
+@LAYOUTS
+def test_rows_are_rows(layout):
+    capture = capture_attention(model_of(layout), input_of(layout), target=3)
+    for rows in (slice(1), slice(2), slice(1, 4)):
+        for call in capture.blocks:
+            for part, whole in (
+                (call.attention(rows), call.attention()),
+                (call.gradient(rows), call.gradient()),
+            ):
+                torch.testing.assert_close(part, whole[:, :, rows], rtol=0, atol=1e-6)
 
 
-def test_attention_and_gradient_of_a_pool(tiny_x, monkeypatch):
-    model, x = map_pool_model().double(), tiny_x.double()
-    with record_attention(model) as record:
-        gradient = record.gradient(model(x)[:, 2].sum())
-    logits, blocks, pools = with_own_attention(monkeypatch, model, x)
-    expected = torch.autograd.grad(logits[:, 2].sum(), [*blocks, *pools])
-    assert record.pool is not None
-    assert record.pool.shape == (3, 3, 1, 6)
-    torch.testing.assert_close(record.pool, pools[0], rtol=0, atol=1e-12)
-    assert len(gradient) == 3
-    for grad, wanted in zip(gradient, expected, strict=True):
-        assert wanted.abs().max() > 1e-3
-        torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-12)
+@contextmanager
+def constant_attention(model: nn.Module, matrices: list[Tensor]):
+    """The model with given attention in each block, whatever its queries and keys say."""
+    given = iter(matrices)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            functional,
+            "scaled_dot_product_attention",
+            lambda q, k, v, *args, **kwargs: next(given) @ v,
+        )
+        yield
 
 
-def test_gradient_equals_finite_differences():
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, embed_dim=48)
-    model, x = lively(model).double(), torch.randn(1, 3, 32, 32).double()
-    with record_attention(model) as record:
-        gradient = record.gradient(model(x)[0, 1])
-    for block in model.blocks:
-        block.attn.fused_attn = False
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("layout", ["vit", "distilled", "beit", "average pooling", "siglip"])
+def test_gradient_equals_finite_differences(layout, held):
+    """With the attention held, all other matrices stay as they are while one entry moves."""
+    model, x = model_of(layout, torch.float64), input_of(layout, 1, torch.float64)
+    capture = capture_attention(model, x, target=1, hold_attention=held)
+    calls = [*capture.blocks, *([] if capture.pool is None else [capture.pool])]
+    matrices = [call.attention() for call in calls]
 
-    def logit(block: int, entry: tuple[int, ...], change: float) -> float:
-        def nudge(_module, _args, attention):
-            attention = attention.clone()
-            attention[entry] += change
-            return attention
+    def logit(index: int, entry: tuple[int, ...], change: float) -> float:
+        moved = [matrix.clone() for matrix in matrices]
+        moved[index][entry] += change
+        if held:
+            with constant_attention(model, moved), torch.no_grad():
+                return float(model(x)[0, 1])
+        count = iter(range(len(calls)))
 
-        handle = model.blocks[block].attn.attn_drop.register_forward_hook(nudge)
-        with torch.no_grad():
-            value = float(model(x)[0, 1])
-        handle.remove()
-        return value
+        def from_scores(q, k, v, attn_mask=None, **options):
+            matrix = AttentionCall(q, k, v, q.shape[-1] ** -0.5, attn_mask).attention()
+            return (moved[index] if next(count) == index else matrix) @ v
+
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            patch.setattr(functional, "scaled_dot_product_attention", from_scores)
+            return float(model(x)[0, 1])
 
     eps = 1e-5
-    for block in range(3):
-        for entry in [(0, 0, 0, 0), (0, 2, 0, 3), (0, 1, 4, 2), (0, 0, 2, 4)]:
-            slope = (logit(block, entry, eps) - logit(block, entry, -eps)) / (2 * eps)
-            assert float(gradient[block][entry]) == pytest.approx(slope, rel=1e-6, abs=1e-9)
+    for index, call in enumerate(calls):
+        rows, cols = call.attention().shape[2:]
+        for entry in [(0, 0, 0, 0), (0, 1, 0, 3), (0, 1, rows - 1, cols - 1), (0, 0, rows // 2, 1)]:
+            slope = (logit(index, entry, eps) - logit(index, entry, -eps)) / (2 * eps)
+            assert float(call.gradient()[entry]) == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
 
-def test_gradient_of_a_difference_is_the_difference_of_gradients(tiny, tiny_x):
-    with record_attention(tiny) as record:
-        logits = tiny(tiny_x)
-        first, second = (record.gradient(logits[:, k].sum()) for k in (2, 5))
-        both = record.gradient((2 * logits[:, 2] - logits[:, 5]).sum())
-    for a, b, c in zip(first, second, both, strict=True):
-        torch.testing.assert_close(c, 2 * a - b, rtol=0, atol=1e-5)
+def test_holding_the_attention_changes_the_gradient_of_all_blocks_but_the_last(tiny, tiny_x):
+    free, held = (
+        capture_attention(tiny, tiny_x, target=1, hold_attention=hold) for hold in (False, True)
+    )
+    assert (free.hold_attention, held.hold_attention) == (False, True)
+    first, last = ([c.blocks[i].gradient() for c in (free, held)] for i in (0, -1))
+    assert (first[0] - first[1]).abs().max() > 0.01 * first[0].abs().max()
+    torch.testing.assert_close(*last, rtol=0, atol=1e-6)
+    torch.testing.assert_close(free.logits, held.logits, rtol=0, atol=1e-6)
 
 
-def test_gradient_of_last_block_touches_only_what_the_head_reads(tiny, tiny_x):
-    with record_attention(tiny) as record:
-        last = record.gradient(tiny(tiny_x)[:, 0].sum())[-1]
-    assert last[:, :, 0].abs().min() > 0
-    assert (last[:, :, 1:] == 0).all()
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("layout", ["vit", "siglip", "beit"])
+@pytest.mark.parametrize("target", [None, 2, [1, 0, 4], lambda y: y[:, 1] - y[:, 0]])
+def test_batches_change_nothing(layout, batch_size, target):
+    model, x = model_of(layout), input_of(layout, 3)
+    whole = capture_attention(model, x, target=target)
+    parts = capture_attention(model, x, target=target, batch_size=batch_size)
+    torch.testing.assert_close(parts.logits, whole.logits, rtol=0, atol=1e-5)
+    if not callable(target):
+        assert torch.equal(parts.target, whole.target)
+    for one, other in zip(parts.blocks, whole.blocks, strict=True):
+        torch.testing.assert_close(one.attention(), other.attention(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.gradient(), other.gradient(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", ["tiny", "pool"])
-@pytest.mark.parametrize("ending", ["normal", "error", "interrupt", "own error"])
-def test_everything_is_as_before(make, ending, tiny, tiny_x):
-    model = unusual(tiny if make == "tiny" else map_pool_model())
-    raised = {"error": RuntimeError, "interrupt": KeyboardInterrupt, "own error": ZeroDivisionError}
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_steps_are_inputs_from_grey_to_the_picture(tiny, tiny_x, batch_size):
+    target = [6, 0, 3]
+    capture = capture_attention(tiny, tiny_x, target=target, steps=4, batch_size=batch_size)
+    assert capture.steps == 4 and len(capture.logits) == 3
+    torch.testing.assert_close(capture.logits, tiny(tiny_x).detach(), rtol=0, atol=1e-5)
+    maps = METHODS["relevance"].heatmap(capture, steps=4)
+    alphas = (0.125, 0.375, 0.625, 0.875)
+    single = [explain(tiny, a * tiny_x, method="relevance", target=target).heatmap for a in alphas]
+    torch.testing.assert_close(maps, torch.stack(single).mean(0), rtol=0, atol=1e-5)
 
-    def stop(*_):
-        if ending in ("error", "interrupt"):
-            raise raised[ending]
 
-    model.blocks[1].register_forward_hook(stop)
-    before = state_of(model)
-    expect = nullcontext() if ending == "normal" else pytest.raises(raised[ending])
-    with expect, record_attention(model):
-        assert state_of(model) != before
-        model(tiny_x)
-        if ending == "own error":
-            raise ZeroDivisionError
-    assert state_of(model) == before
+def test_integrated_attribution_keeps_signs_until_the_mean(tiny, tiny_x):
+    rows = []
+    for alpha in (0.25, 0.75):
+        capture = capture_attention(tiny, alpha * tiny_x, target=1, hold_attention=True)
+        calls = capture.blocks
+        rows.append(sum((c.attention()[:, :, 0] * c.gradient()[:, :, 0]).sum(1) for c in calls))
+    expected = (sum(rows) / 2).clamp(min=0)[:, 1:].reshape(3, 2, 3)
+    found = explain(tiny, tiny_x, method="attribution", target=1, steps=2).heatmap
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert (expected == 0).any() and (sum(row.clamp(min=0) for row in rows) > 0).any()
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("arguments", "named"),
     [
-        ("resnet18", {}),
-        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}),
-        ("xcit_nano_12_p16_224", {"depth": 1}),
-        ("cait_xxs24_224", {"depth": 1}),
-        ("mixer_s32_224", {}),
+        ({"steps": 0}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"steps": True}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": "2"}, "batch_size"),
     ],
 )
-def test_unsupported_models_are_refused_and_left_as_they_were(name, settings):
-    model = timm.create_model(name, **settings)
-    before = state_of(model)
-    with (
-        pytest.raises(ValueError, match=r"model|block"),
-        record_attention(model),
-    ):
-        model(torch.randn(2, 3, 224, 224))
-    assert state_of(model) == before
+def test_wrong_counts(arguments, named, tiny, tiny_x):
+    with pytest.raises(ValueError, match=f"{named} must be a whole number"):
+        capture_attention(tiny, tiny_x, **arguments)
 
 
-@pytest.mark.parametrize("make", ["tiny", "pool"])
-def test_nested_and_repeated(make, tiny, tiny_x):
-    model = unusual(tiny if make == "tiny" else map_pool_model())
-    before = state_of(model)
-    with record_attention(model) as first:
-        inside = state_of(model)
-        with record_attention(model) as second:
-            model(tiny_x)
-        assert state_of(model) == inside
-        assert all(map(torch.equal, first.attention, second.attention))
-        if make == "pool":
-            assert torch.equal(first.pool, second.pool)
-        kept = list(second.attention)
-        model(tiny_x + 1)
-        assert not torch.equal(first.attention[0], kept[0])
-        assert all(a is b for a, b in zip(second.attention, kept, strict=True))
-    assert state_of(model) == before
-    with record_attention(model) as third:
-        model(tiny_x)
-    assert state_of(model) == before
-    assert all(map(torch.equal, third.attention, kept))
+def test_the_function_is_itself_again(tiny, tiny_x):
+    with record_attention(tiny):
+        assert functional.scaled_dot_product_attention is not FUNCTION
+        with record_attention(tiny):
+            tiny(tiny_x)
+        assert functional.scaled_dot_product_attention is not FUNCTION
+    assert functional.scaled_dot_product_attention is FUNCTION
+    with pytest.raises(ValueError, match="target"):
+        explain(tiny, tiny_x, target=99)
+    assert functional.scaled_dot_product_attention is FUNCTION
 
 
-def test_parameters_never_get_a_gradient(tiny, tiny_x):
+def test_fused_kernels_stay_on_and_eager_models_come_back_to_it(tiny, tiny_x):
+    tiny.blocks[1].attn.fused_attn = False
     with record_attention(tiny) as record:
-        logits = tiny(tiny_x)
-        record.gradient(logits[0, 0])
-        logits.sum().backward()
-    assert all(parameter.grad is None for parameter in tiny.parameters())
-
-
-def test_a_second_forward_replaces_the_record(tiny, tiny_x):
-    with record_attention(tiny) as record:
+        assert all(block.attn.fused_attn for block in tiny.blocks)
         tiny(tiny_x)
-        old = record.attention
-        stale = tiny(tiny_x)[0, 0]
-        tiny(tiny_x[:1])
-        assert [tuple(a.shape) for a in record.attention] == [(1, 3, 7, 7)] * 2
-        assert len(old) == 2
-        with pytest.raises(ValueError, match="does not depend on the recorded attention"):
-            record.gradient(stale)
+        assert len(record.blocks) == 2
+    assert [block.attn.fused_attn for block in tiny.blocks] == [True, False]
 
 
-def test_gradient_may_be_asked_again_and_outside(tiny, tiny_x):
+class Calls(nn.Module):
+    """An attention that calls the function in some unusual way."""
+
+    def __init__(self, attention: nn.Module, call) -> None:
+        super().__init__()
+        self.attention, self.call = attention, call
+
+    def forward(self, x: Tensor, **kwargs) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = self.attention.qkv(x).reshape(batch, tokens, 3, 3, -1).permute(2, 0, 3, 1, 4)
+        return self.call(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
+
+
+def sdpa(q, k, v, **options):
+    return functional.scaled_dot_product_attention(q, k, v, **options)
+
+
+def windows(q, k, v):
+    cut = [part[:, :, :6].unflatten(2, (2, 3)).transpose(1, 2).flatten(0, 1) for part in (q, k, v)]
+    read = sdpa(*cut).unflatten(0, (-1, 2)).transpose(1, 2).flatten(2, 3)
+    return torch.cat([read, v[:, :, 6:]], 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda q, k, v: v, "0 times"),
+        (lambda q, k, v: sdpa(q, k, v) - sdpa(k, q, v), "2 times"),
+        (windows, "only global self-attention"),
+        (lambda q, k, v: sdpa(q, k[:, :, 1:], v[:, :, 1:]), "only global self-attention"),
+        (lambda q, k, v: sdpa(q, k, v, dropout_p=0.5), "dropout_p=0.5"),
+        (lambda q, k, v: sdpa(q, k, v, is_causal=True), "is_causal=True"),
+        (lambda q, k, v: sdpa(q, k[:, :1], v[:, :1], enable_gqa=True), "enable_gqa=True"),
+    ],
+)
+def test_attention_that_cannot_be_recorded_is_refused(call, said, tiny, tiny_x):
+    tiny.blocks[1].attn = Calls(tiny.blocks[1].attn, call)
+    with pytest.raises(ValueError, match=f"block 1.*{said}"):
+        explain(tiny, tiny_x, method="rollout")
+    assert functional.scaled_dot_product_attention is FUNCTION
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_masks_are_honoured(bias, tiny, tiny_x):
+    seen = torch.rand(7, 7, generator=torch.Generator().manual_seed(0)) > 0.3
+    seen.fill_diagonal_(True)
+    mask = torch.where(seen, 0.0, -torch.inf) if bias else seen
+    tiny.blocks[0].attn = Calls(tiny.blocks[0].attn, lambda q, k, v: sdpa(q, k, v, attn_mask=mask))
+    attention = capture_attention(tiny, tiny_x, gradient=False).blocks[0].attention()
+    assert (attention[:, :, ~seen] == 0).all() and (attention[:, :, seen] > 0).all()
+    rows = capture_attention(tiny, tiny_x, gradient=False).blocks[0].attention(slice(2, 4))
+    torch.testing.assert_close(rows, attention[:, :, 2:4], rtol=0, atol=1e-6)
+
+
+def test_scale_is_honoured(tiny, tiny_x):
+    tiny.blocks[0].attn = Calls(tiny.blocks[0].attn, lambda q, k, v: sdpa(q, k, v, scale=0.0))
+    attention = capture_attention(tiny, tiny_x, gradient=False).blocks[0].attention()
+    torch.testing.assert_close(attention, torch.full_like(attention, 1 / 7), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 1], [0, 0, 1], [1, 0], [1], [0, 1, 0, 1]])
+def test_blocks_that_run_twice_or_in_another_order_are_refused(order, tiny, tiny_x):
+    class Shuffled(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for index in order:
+                x = self[index](x)
+            return x
+
+    tiny.blocks = Shuffled(*tiny.blocks)
+    with pytest.raises(ValueError, match="out of turn"):
+        explain(tiny, tiny_x, method="rollout")
+
+
+def test_a_pass_that_failed_does_not_spoil_the_next(tiny, tiny_x):
     with record_attention(tiny) as record:
-        score = tiny(tiny_x)[:, 1].sum()
-        inside = record.gradient(score)
-    assert all(map(torch.equal, inside, record.gradient(score)))
-
-
-def test_without_grad_there_is_attention_but_no_gradient(tiny, tiny_x):
-    with record_attention(tiny) as record:
+        handle = tiny.blocks[1].attn.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tiny(tiny_x)
+        handle.remove()
         tiny(tiny_x)
-    with torch.no_grad(), record_attention(tiny) as quiet:
-        logits = tiny(tiny_x)
-        assert all(map(torch.equal, quiet.attention, record.attention))
-        with pytest.raises(ValueError, match="does not depend"):
-            quiet.gradient(logits[0, 0])
+        assert len(record.blocks) == 2
+        tiny.forward_features(tiny_x)  # a part of the model by itself
+        assert len(record.blocks) == 2
 
 
-@pytest.mark.parametrize("scalar", [torch.zeros(3), torch.zeros(()), torch.ones(2, 2)])
-def test_wrong_scalar(scalar, tiny, tiny_x):
-    with record_attention(tiny) as record:
-        tiny(tiny_x)
-        with pytest.raises(ValueError, match="scalar"):
-            record.gradient(scalar)
+def test_only_the_own_threads_calls_are_recorded(tiny, tiny_x):
+    other = lively(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3)).eval()
+    results, stop = [], threading.Event()
+
+    def bystander() -> None:
+        with torch.no_grad():
+            while not stop.is_set():
+                results.append(other(torch.ones(1, 3, 32, 32)))
+                results.append(tiny(tiny_x[:1]))
+
+    expected = explain(tiny, tiny_x).heatmap
+    with torch.no_grad():
+        alone = other(torch.ones(1, 3, 32, 32)), tiny(tiny_x[:1])
+    thread = threading.Thread(target=bystander)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert torch.equal(explain(tiny, tiny_x).heatmap, expected)
+    finally:
+        stop.set()
+        thread.join()
+    assert len(results) >= 2 and not any(result.requires_grad for result in results)
+    for index, result in enumerate(results):
+        torch.testing.assert_close(result, alone[index % 2], rtol=0, atol=1e-5)
 
 
-def test_gradient_before_any_forward(tiny):
-    with (
-        record_attention(tiny) as record,
-        pytest.raises(ValueError, match="scalar"),
-    ):
-        record.gradient(torch.zeros((), requires_grad=True))
+class Matrices(TorchFunctionMode):
+    """How many matrices of tokens × tokens are alive, at most at one time."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens, self.most = tokens, 0
+        self.alive: list[weakref.ref] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.ndim >= 2:
+            square = out.shape[-2:] == (self.tokens, self.tokens)
+            if square or out.shape[-1] == self.tokens**2:
+                self.alive.append(weakref.ref(out))
+        self.alive = [ref for ref in self.alive if ref() is not None]
+        storages = {
+            tensor.untyped_storage().data_ptr()
+            for ref in self.alive
+            if (tensor := ref()) is not None
+        }
+        self.most = max(self.most, len(storages))
+        return out
 
 
-def test_gradient_checkpointing_changes_nothing(tiny, tiny_x):
-    def both():
-        with record_attention(tiny) as record:
-            gradient = record.gradient(tiny(tiny_x)[:, 3].sum())
-        return [*record.attention, *gradient]
-
-    plain = both()
-    tiny.train()
-    tiny.set_grad_checkpointing(True)
-    assert all(map(torch.equal, both(), plain))
-    assert tiny.grad_checkpointing
-    assert tiny.training
+def alive(method: str, depth: int) -> int:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=160, depth=depth, embed_dim=48)
+    capture = METHODS[method].capture(model.eval(), torch.randn(1, 3, 160, 160), target=3)
+    with Matrices(101) as whole, torch.no_grad():
+        METHODS[method].heatmap(capture)
+    with Matrices(101) as captured:
+        METHODS[method].capture(model, torch.randn(1, 3, 160, 160), target=3)
+    assert captured.most == 0
+    return whole.most
 
 
-def test_dropout_and_training_mode_do_not_matter(tiny_x):
-    model = timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=(32, 48),
-        depth=2,
-        attn_drop_rate=0.5,
-        drop_path_rate=0.5,
-        patch_drop_rate=0.5,
-    ).train()
-    with record_attention(model) as record:
-        model(tiny_x)
-        first = record.attention
-        model(tiny_x)
-    assert all(map(torch.equal, first, record.attention))
-    assert first[0].shape[-1] == 7
+@pytest.mark.parametrize("method", ["rollout", "gradient_rollout", "relevance", "vit_explain"])
+def test_matrices_live_for_one_block_at_a_time(method):
+    few, many = (alive(method, depth) for depth in (2, 8))
+    assert 0 < many == few < 6
 
 
-def test_channel_attention_is_refused_even_where_its_size_fits():
-    """XCiT's `[B, H, C, C]` has 32 channels; so many patches has this picture."""
-    model = timm.create_model("xcit_nano_12_p16_224", depth=1).eval()
-    with (
-        pytest.raises(ValueError, match=r"attention|model"),
-        record_attention(model),
-    ):
-        model(torch.randn(1, 3, 64, 128))
-
-
-def test_differential_attention_is_refused():
-    """Two softmaxes per head, one subtracted from the other after the dropout."""
-    model = timm.create_model("vit_dwee_patch16_reg1_gap_256", img_size=32, depth=2).eval()
-    with (
-        pytest.raises(ValueError, match=r"attention|model"),
-        record_attention(model),
-    ):
-        model(torch.randn(1, 3, 32, 32))
-
-
-def test_input_that_is_not_finite(tiny, tiny_x):
-    with (
-        pytest.raises(ValueError, match="NaN"),
-        record_attention(tiny),
-    ):
-        tiny(tiny_x * float("nan"))
+def test_attribution_never_makes_a_matrix():
+    assert alive("attribution", 4) == 0

@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vitexplain_utils import load_image, save_gif
-from vitexplain_utils.course import figures_folder, optional_model, photograph, show_gif
+from vitexplain_utils.course import figures_folder, optional_model, show_gif
+from vitexplain_utils.show import photograph
 
 NAME = "deit_tiny_patch16_224"
 
@@ -18,7 +19,7 @@ NAME = "deit_tiny_patch16_224"
 def no_hub(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("VITEXPLAIN_WEIGHTS", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vitexplain_utils.models._reachable", lambda *_: False)
+    monkeypatch.setattr("vitexplain_utils.models.loading._reachable", lambda *_: False)
 
 
 def test_without_weights_one_line_and_none(no_hub, capsys):

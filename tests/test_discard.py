@@ -4,8 +4,8 @@ import pytest
 import torch
 from reference import array, naive_discard
 
-from vitexplain_utils import discard_lowest
-from vitexplain_utils.sweep import _discard_in_turn
+from vitexplain_utils.methods import discard_lowest
+from vitexplain_utils.methods.discard import discard_each
 
 RATIOS = (0, 0.1, 0.5, 0.9, 0.999)
 
@@ -83,16 +83,28 @@ def test_input_is_not_modified(ratio):
 def test_many_ratios_equal_one_at_a_time():
     fused = random_fused()
     fused[0] = 0.5  # ties
+    fused[1, 2:5] = 0
+    ratios = [RATIOS[index] for index in (3, 0, 4, 1, 3, 2)]  # in no order, one of them twice
     for class_token in (True, False):
-        many = _discard_in_turn(fused, RATIOS, class_token)
-        for ratio, kept in zip(RATIOS, many, strict=True):
-            assert torch.equal(kept, discard_lowest(fused, ratio, class_token=class_token))
+        seen = []
+        for index, kept in discard_each(fused, ratios, class_token=class_token):
+            assert torch.equal(kept, discard_lowest(fused, ratios[index], class_token=class_token))
+            seen.append(index)
+        assert sorted(seen) == list(range(6)) and seen[0] == 1 and seen[-1] == 2
 
 
 @pytest.mark.parametrize("ratio", [1, 1.5, -0.1, float("nan"), float("inf")])
 def test_ratio_outside_its_range(ratio):
     with pytest.raises(ValueError, match="discard_ratio"):
         discard_lowest(random_fused(), ratio)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_values_that_cannot_be_attention(value):
+    fused = random_fused()
+    fused[1, 2, 3] = value
+    with pytest.raises(ValueError, match="non-negative"):
+        discard_lowest(fused, 0.5)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 5), (1, 2, 4, 4)])

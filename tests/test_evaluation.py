@@ -1,29 +1,25 @@
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from vitexplain_utils import (
+from vitexplain_utils import METHODS, evaluate_methods, explain, load_model
+from vitexplain_utils.garden import garden_test_set
+from vitexplain_utils.truth import (
     ask_garden,
+    bootstrap_interval,
+    constant_map,
     deletion_insertion,
     energy_inside,
-    evaluate_methods,
-    explain,
-    garden_test_set,
-    load_model,
+    format_table,
     pointing_game,
     rank_correlation,
     share_on_target,
 )
-from vitexplain_utils.baselines import constant_map
-from vitexplain_utils.evaluation import bootstrap_interval, format_table
-from vitexplain_utils.explain import heatmap_of
 
-METHODS = {"right": heatmap_of, "rollout": partial(heatmap_of, method="rollout")}
+TWO = {"right": METHODS["gradient_rollout"], "rollout": METHODS["rollout"]}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +46,7 @@ def test_questions_know_their_scene(asked):
 
 
 def test_marks_are_those_of_the_measures(model, asked):
-    rows = evaluate_methods(model, asked, METHODS, batch_size=7)
+    rows = evaluate_methods(model, asked, TWO, batch_size=7)
     for method, name in (("right", "gradient_rollout"), ("rollout", "rollout")):
         heatmap = explain(model, asked.x, method=name, target=asked.targets).heatmap
         expected = {
@@ -66,7 +62,7 @@ def test_marks_are_those_of_the_measures(model, asked):
 
 
 def test_class_likeness_is_over_pairs_of_one_scene(model, asked):
-    rows = evaluate_methods(model, asked, METHODS)
+    rows = evaluate_methods(model, asked, TWO)
     heatmap = explain(model, asked.x, target=asked.targets).heatmap
     scenes = asked.scenes.tolist()
     pairs = [(i, j) for j in range(len(scenes)) for i in range(j) if scenes[i] == scenes[j]]
@@ -91,13 +87,13 @@ def test_a_perfect_and_an_inverted_map(model, asked):
 
 def test_deletion_and_insertion_are_optional(model, asked):
     few = asked.batches(4)[0]
-    rows = evaluate_methods(model, few, {"right": heatmap_of}, steps=3)
+    rows = evaluate_methods(model, few, {"right": METHODS["gradient_rollout"]}, steps=3)
     heatmap = explain(model, few.x, target=few.targets).heatmap
     curves = deletion_insertion(model, few.x, heatmap, few.targets, steps=3)
     for measure, auc in (("deletion", curves.deletion_auc), ("insertion", curves.insertion_auc)):
         mean = look_up(rows, "right", measure)["mean"]
         assert mean == pytest.approx(auc.mean().item(), abs=1e-6)
-    assert not any(row["measure"] == "deletion" for row in evaluate_methods(model, few, METHODS))
+    assert not any(row["measure"] == "deletion" for row in evaluate_methods(model, few, TWO))
 
 
 def test_methods_must_be_given(model, asked):

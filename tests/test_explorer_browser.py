@@ -25,8 +25,8 @@ import pytest
 from PIL import Image
 
 from vitexplain_utils import garden_scene, hero_scene
-from vitexplain_utils.widgets.choice import Choice
-from vitexplain_utils.widgets.state import ExplorerState
+from vitexplain_utils.explorer.choice import Choice
+from vitexplain_utils.explorer.state import ExplorerState
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08-interactive-explorer.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -179,6 +179,14 @@ def test_a_session(page, state):
     page.fill(".explorer-typed input", "fish")
     page.press(".explorer-typed input", "Enter")
     asked = Choice(discard_ratio=ratio, target=2)
+    wait_for(page, state.draw(asked).overlay)
+
+    # Attribution, which has no ratio, and back.
+    page.select_option(".explorer-method select", label="attribution")
+    wait_for(page, state.draw(Choice("attribution", target=2)).overlay)
+    assert "right. The peak of the map lies on the fish" in page.inner_text(".explorer-verdict")
+    assert page.locator(".explorer-ratio [disabled]").count() > 0
+    page.select_option(".explorer-method select", label="gradient rollout")
     wait_for(page, state.draw(asked).overlay)
 
     # As in vit-explain; the heads of a block.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vitexplain_utils.files import write_whole
+from vitexplain_utils.show import write_whole
 
 
 def test_writes_and_replaces(tmp_path):

@@ -18,17 +18,10 @@ from reference import (
 )
 from torch import Tensor
 
-from vitexplain_utils import (
-    HEAD_FUSIONS,
-    attention_flow,
-    explain,
-    garden_test_set,
-    load_model,
-    preprocess,
-    rollout,
-)
-from vitexplain_utils.explain import capture_attention
-from vitexplain_utils.flow import _between, _Network, max_flows
+from vitexplain_utils import capture_attention, explain, load_model, preprocess
+from vitexplain_utils.garden import garden_test_set
+from vitexplain_utils.methods import HEAD_FUSIONS, attention_flow, rollout
+from vitexplain_utils.methods.maximum_flow import _between, _Network, max_flows
 
 DTYPES = {
     torch.float64: (torch.float64, 1e-10),
@@ -203,7 +196,8 @@ def test_shortcut_equals_the_whole_graph(blocks):
 def test_trained_model_equals_the_whole_graph():
     model = load_model("garden")
     x = preprocess(model, garden_test_set()[20].image)
-    attention = capture_attention(model, x, gradient=False).attention
+    capture = capture_attention(model, x, gradient=False)
+    attention = [call.attention() for call in capture.blocks]
     heatmap = explain(model, x, method="flow").heatmap
     capacity = np.stack([array(a[0]).mean(0) / 2 + np.eye(145) / 2 for a in attention])
     expected = whole_graph(capacity, np.eye(145)[0])[1:]

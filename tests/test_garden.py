@@ -13,16 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from vitexplain_utils import garden
-from vitexplain_utils.garden import (
-    THINGS,
-    Scene,
-    garden_model,
-    garden_scene,
-    garden_test_set,
-    hero_scene,
-    scenes,
-)
+from vitexplain_utils import garden, garden_scene, hero_scene
+from vitexplain_utils.garden import THINGS, Scene, garden_model, garden_test_set, scenes
 from vitexplain_utils.garden.model import WEIGHTS
 from vitexplain_utils.garden.scenes import _paint, _Placement
 

@@ -7,28 +7,16 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from vitexplain_utils.explain import capture_attention, heatmap_of
-from vitexplain_utils.mistakes import mistaken_gradient_rollout
-from vitexplain_utils.widgets.choice import _in_range
+from vitexplain_utils import METHODS, capture_attention
 
 NAMES = [*golden.LAYOUTS, *(f"garden {n}" for n in golden.SCENES), "photograph"]
 
 
-def drawn(name: str, captured, method: str, having: dict) -> Tensor:
-    if method == "vit_explain":
-        row = mistaken_gradient_rollout(captured.attention, captured.gradient, **having)
-        return captured.grid.to_grid(row)
-    having = dict(having)
-    if "blocks" in having:
-        captured = _in_range(captured, *having.pop("blocks"))
-    return heatmap_of(captured, method=method, **having)
-
-
 def maps(name: str) -> dict[str, Tensor]:
     model, x = golden.case(name)
-    captured = capture_attention(model, x, target=golden.TARGET)
+    capture = capture_attention(model, x, target=golden.TARGET)
     return {
-        golden.key(name, method, having): drawn(name, captured, method, having)
+        golden.key(name, method, having): METHODS[method].heatmap(capture, **having)
         for method, having in golden.settings(name)
     }
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from reference import array, naive_fuse, softmax_blocks
 
-from vitexplain_utils import HEAD_FUSIONS, fuse_heads
+from vitexplain_utils.methods import HEAD_FUSIONS, fuse_heads
 
 
 @pytest.mark.parametrize("head_fusion", HEAD_FUSIONS)

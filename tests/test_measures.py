@@ -8,7 +8,7 @@ import pytest
 import torch
 from reference import array
 
-from vitexplain_utils import (
+from vitexplain_utils.truth import (
     average_precision,
     energy_inside,
     mean_iou,

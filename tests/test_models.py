@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vitexplain_utils import class_index, class_names, load_model, top_classes
+from vitexplain_utils import class_index, load_model, top_classes
+from vitexplain_utils.models import class_names
 
 NAME = "deit_tiny_patch16_224"
 

@@ -8,15 +8,10 @@ import torch
 from reference import array
 from torch import nn
 
-from vitexplain_utils import (
-    deletion_insertion,
-    garden_test_set,
-    load_model,
-    occlusion,
-    preprocess,
-)
-from vitexplain_utils.garden import THINGS
-from vitexplain_utils.perturbation import FILLS, replace_patches, without_detail
+from vitexplain_utils import load_model, preprocess
+from vitexplain_utils.garden import THINGS, garden_test_set
+from vitexplain_utils.truth import deletion_insertion, occlusion, replace_patches, without_detail
+from vitexplain_utils.truth.perturbation import FILLS
 
 GRID = (2, 3)  # of `tiny`
 TARGETS = [4, 0, 6]

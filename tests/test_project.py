@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -76,3 +77,43 @@ def test_readme_example_runs(tmp_path: Path):
     vitexplain_utils.hero_scene(4).image.save(tmp_path / "photo.png")
     subprocess.run([sys.executable, "-W", "error", "-c", garden], cwd=tmp_path, check=True)
     assert list(tmp_path.glob("*.png"))
+
+
+def test_contributing_example_runs(tmp_path: Path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    example = "\n".join(blocks)
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "| head_cam | 0." in ran.stdout and "| gradient_rollout |" in ran.stdout
+
+
+def test_no_module_hides_behind_a_function_of_its_name():
+    for path in (ROOT / "vitexplain_utils").rglob("*.py"):
+        package = ".".join(path.relative_to(ROOT).parent.parts)
+        if path.stem not in ("__init__", "__main__"):
+            module = importlib.import_module(f"{package}.{path.stem}")
+            assert getattr(sys.modules[package], path.stem) is module
+
+
+LAYERS = "garden show models recording capture methods truth explanation explorer __main__ course"
+
+
+def test_imports_go_one_way():
+    """Nothing imports what stands above it (CONTRIBUTING.md lists the order)."""
+    order = LAYERS.split()
+    for path in (ROOT / "vitexplain_utils").rglob("*.py"):
+        parts = path.relative_to(ROOT / "vitexplain_utils").with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        for dots, name in re.findall(r"^\s*from (\.+)([a-z_]*)", path.read_text(), re.M):
+            if len(dots) == len(parts):  # up to the package itself
+                assert order.index(name) <= order.index(parts[0]), f"{path.name} imports {name}"
+
+
+def test_the_root_offers_a_handful():
+    assert 15 <= len(vitexplain_utils.__all__) <= 20

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vitexplain_utils import gradient_rollout, load_image, preprocess, record_attention
+from vitexplain_utils import load_image, preprocess, record_attention
+from vitexplain_utils.methods import gradient_rollout
 
 # Regions as rows and columns of the 14×14 grid, ends excluded.
 LOWER_RIGHT, UPPER_RIGHT = (7, 14, 7, 14), (0, 7, 7, 14)

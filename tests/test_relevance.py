@@ -5,7 +5,7 @@ import pytest
 import torch
 from reference import array, gradient_blocks, naive_relevance, softmax_blocks
 
-from vitexplain_utils import relevance
+from vitexplain_utils.methods import relevance
 
 SHAPE = (3, 3, 4, 6)  # blocks, batch, heads, tokens
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from reference import array, gradient_blocks, naive_rollout, softmax_blocks
 
-from vitexplain_utils import HEAD_FUSIONS, gradient_rollout, rollout
+from vitexplain_utils.methods import HEAD_FUSIONS, gradient_rollout, rollout
 
 SHAPE = (3, 3, 4, 6)  # blocks, batch, heads, tokens
 DTYPES = {

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from dataclasses import replace
-from importlib import import_module
-
 import pytest
 import timm
 import torch
 from reference import lively
 
-from vitexplain_utils import HEAD_FUSIONS, discard_sweep, explain
-from vitexplain_utils.explain import capture_attention
+from vitexplain_utils import capture_attention, discard_sweep, explain
+from vitexplain_utils.methods import HEAD_FUSIONS
+from vitexplain_utils.recording import ALL, AttentionCall
 
 RATIOS = [0.9, 0, 0.5, 0.05, 0.9, 0.999]  # in no order, one of them twice
 METHODS = ("rollout", "gradient_rollout")
@@ -41,18 +39,14 @@ def test_settings_are_passed_on(tiny, tiny_x, settings):
 @pytest.mark.parametrize("head_fusion", HEAD_FUSIONS)
 def test_ties(tiny, tiny_x, method, head_fusion, monkeypatch):
     """Attention in eighths, so that most entries are equal to many others."""
-
-    def coarse(*args, **kwargs):
-        captured = capture_attention(*args, **kwargs)
-        gradient = captured.gradient and [(100 * g).round() / 8 for g in captured.gradient]
-        attention = [(8 * a).round() / 8 for a in captured.attention]
-        assert all(len(a.unique()) < 10 for a in attention)
-        return replace(captured, attention=attention, gradient=gradient)
-
-    for module in ("explain", "sweep"):
-        monkeypatch.setattr(
-            import_module(f"vitexplain_utils.{module}"), "capture_attention", coarse
+    exact = {name: getattr(AttentionCall, name) for name in ("attention", "gradient")}
+    for name, unit in (("attention", 1 / 8), ("gradient", 1 / 800)):
+        coarse = lambda call, rows=ALL, name=name, unit=unit: (  # noqa: E731
+            (exact[name](call, rows) / unit).round() * 8 * unit
         )
+        monkeypatch.setattr(AttentionCall, name, coarse)
+    capture = capture_attention(tiny, tiny_x, target=2)
+    assert all(len(call.attention().unique()) < 10 for call in capture.blocks)
     ratios = [step / 49 for step in range(49)]  # each entry of a 7×7 matrix in turn
     settings = dict(method=method, head_fusion=head_fusion, target=2)
     maps = discard_sweep(tiny, tiny_x, ratios, **settings)

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vitexplain_utils.garden import scenes, things
-from vitexplain_utils.garden.model import garden_model
-from vitexplain_utils.garden.scenes import SIZE, THINGS, garden_scene
+from vitexplain_utils import garden_scene
+from vitexplain_utils.garden import THINGS, garden_model, scenes, things
+from vitexplain_utils.garden.scenes import SIZE
 
 # Disjoint seeds; those below 1,000,000 stay free for readers and were never trained on.
 TRAIN_SEEDS = range(1_000_000, 1_060_000)

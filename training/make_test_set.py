@@ -7,7 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from vitexplain_utils.garden.scenes import SIZE, THINGS, Scene, garden_scene
+from vitexplain_utils import garden_scene
+from vitexplain_utils.garden import THINGS, Scene
+from vitexplain_utils.garden.scenes import SIZE
 from vitexplain_utils.garden.test_set import FILE
 
 # Not used for training, validation or measuring; taken in order, not picked.

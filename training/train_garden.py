@@ -36,8 +36,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from vitexplain_utils.garden import garden_model
 from vitexplain_utils.garden import model as garden
-from vitexplain_utils.garden.model import garden_model
 
 BATCH = 64
 PEAK_RATE = 1e-3

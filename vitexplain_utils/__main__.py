@@ -6,17 +6,16 @@ import argparse
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 
-from .classes import class_index, class_names, top_classes
-from .explain import CLASS_SPECIFIC, METHODS, explain
-from .files import write_whole
-from .head_fusion import HEAD_FUSIONS
-from .images import crop_box, load_image, name_of, preprocess
-from .models import load_model
-from .overlay import overlay
+from .explanation import explain
+from .methods import HEAD_FUSIONS, METHODS
+from .models import class_index, class_names, crop_box, load_model, preprocess, top_classes
+from .show import load_image, overlay, write_whole
+from .show.pictures import name_of
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,16 +23,42 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m vitexplain_utils",
         description="Show what a Vision Transformer looked at in a photograph.",
     )
+    offered = {name: method for name, method in METHODS.items() if method.offered}
     parser.add_argument("photo", help="path or URL of a picture")
     parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm name, or garden")
     parser.add_argument("--weights", help="local checkpoint, .safetensors or .pth")
-    parser.add_argument("--method", default="gradient_rollout", choices=METHODS)
+    parser.add_argument("--method", default="gradient_rollout", choices=offered)
     parser.add_argument("--target", help="class index or name (default: the predicted class)")
-    parser.add_argument("--head-fusion", default="mean", choices=HEAD_FUSIONS)
-    parser.add_argument("--discard-ratio", type=float, default=0.0, help="in [0, 1)")
     parser.add_argument("--crop", action="store_true", help="crop the centre, as in evaluation")
     parser.add_argument("--output", type=Path, help="PNG or JPEG (default: PHOTO_METHOD.png)")
+    group = parser.add_argument_group("settings of methods")
+    for setting in _settings():
+        owners = {n: m.settings[setting] for n, m in offered.items() if setting in m.settings}
+        own = ", ".join(f"{name} ({value})" for name, value in owners.items())
+        group.add_argument(
+            f"--{setting.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=f"of, by default: {own}",
+            **_kind(setting, next(iter(owners.values()))),
+        )
     return parser
+
+
+def _settings() -> list[str]:
+    """Every setting that some offered method has."""
+    found = [name for method in METHODS.values() if method.offered for name in method.settings]
+    return list(dict.fromkeys(found))
+
+
+def _kind(setting: str, default: Any) -> dict[str, Any]:
+    """How a setting is given on a command line."""
+    if setting == "blocks":
+        return {"type": int, "nargs": 2, "metavar": ("FIRST", "LAST")}
+    if setting == "head_fusion":
+        return {"choices": HEAD_FUSIONS}
+    if isinstance(default, bool):
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": type(default), "metavar": setting.split("_")[-1].upper()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,15 +85,14 @@ def run(options: argparse.Namespace) -> None:
         preprocess(model, image, crop=options.crop),
         method=options.method,
         target=target,
-        head_fusion=options.head_fusion,
-        discard_ratio=options.discard_ratio,
+        **{name: value for name, value in vars(options).items() if name in _settings()},
     )
     if class_names(model):
         for top in top_classes(model, explanation.logits)[0]:
             print(f"{top.probability:6.1%}  {top.index:4d}  {top.name}")
     box = crop_box(model, image.size) if options.crop else None
     _save(overlay(image, explanation.heatmap[0], box=box), output)
-    if options.method in CLASS_SPECIFIC and isinstance(explanation.target, Tensor):
+    if METHODS[options.method].needs_gradient and isinstance(explanation.target, Tensor):
         index = int(explanation.target[0])
         print(f"{output}: {options.method} for {index} {class_names(model)[index]}")
     else:

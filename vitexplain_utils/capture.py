@@ -1,232 +1,161 @@
-"""Capture: the attention of every block, and its gradient, while a model runs."""
+"""Capture: one pass of a model, and all that any method needs of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-# `timm.utils.AttentionExtract` does not serve: it leaves the model in the mode it asked for, keeps
-# its hooks, sees nothing of fused attention in hook mode, and gives neither pools nor gradients.
+from .models.inputs import check_input
+from .models.library import Library, TokenGrid, library_of
+from .models.targets import Chosen, Target, choose_target, score
+from .recording import AttentionCall, AttentionRecord, record_attention
 
-_FLAGS_INSIDE = {"fused_attn": False, "grad_checkpointing": False, "training": False}
 
-
-class AttentionRecord:
-    """What the latest forward pass left behind; filled by `record_attention`.
+@dataclass(frozen=True)
+class Capture:
+    """One pass of a model, and all that any method needs of it. Linear in the number of tokens.
 
     Attributes:
-        attention: one post-softmax tensor `[B, H, T, T]` per block, first block first. Rows are
-            queries, columns are keys, and every row sums to 1.
-        pool: attention of the latent query of an attention pool, `[B, H, Q, K]`, or None.
+        model: the model.
+        x: its input `[B, 3, H, W]`.
+        grid: where the patches lie: `prefix`, `rows`, `cols`.
+        blocks: one `AttentionCall` per block, first block first; `blocks[3].attention()` is a
+            matrix per head, `[B, H, T, T]`. With `steps` their batch is `steps · B`.
+        pool: the call of an attention pool, `T` its queries and `S` the tokens; None without one.
+        logits: the model's output for `x`, `[B, C]`.
+        target: the class of each image, `[B]`, or the callable that was given; None for a model
+            without a classifier.
+        hold_attention: whether the gradient was taken with the attention patterns held fixed.
+        steps: for how many inputs from grey to `x` each block was captured.
     """
 
-    def __init__(self) -> None:
-        self.attention: list[Tensor] = []
-        self.pool: Tensor | None = None
+    model: nn.Module
+    x: Tensor
+    grid: TokenGrid
+    blocks: list[AttentionCall]
+    pool: AttentionCall | None
+    logits: Tensor
+    target: Chosen
+    hold_attention: bool = False
+    steps: int = 1
 
-    def gradient(self, scalar: Tensor, *, retain_graph: bool = True) -> list[Tensor]:
-        """Gradient of a scalar with respect to each recorded attention, `∂y/∂A`.
+    @property
+    def library(self) -> Library:
+        """The description of the model."""
+        return library_of(self.model)
 
-        Args:
-            scalar: a tensor of one element, computed from the recorded forward pass.
-            retain_graph: keep what another call needs; False saves memory and time.
+    @property
+    def has_gradient(self) -> bool:
+        """Whether it was made with `gradient=True`."""
+        return self.blocks[0].output_gradient is not None
 
-        Returns:
-            One tensor `[B, H, T, T]` per block, in the order of `attention`; for a model with an
-            attention pool one more, `[B, H, Q, K]`, at the end.
-
-        Raises:
-            ValueError: `scalar` has more than one element, or does not depend on the attention.
-        """
-        if scalar.numel() != 1:
-            raise ValueError(f"scalar must have one element, got shape {tuple(scalar.shape)}")
-        if not self.attention or not scalar.requires_grad:
-            raise ValueError(
-                "scalar does not depend on the recorded attention: compute it from a forward pass "
-                "made inside record_attention and outside torch.no_grad()"
-            )
-        inputs = [*self.attention, *([] if self.pool is None else [self.pool])]
-        grads = torch.autograd.grad(scalar, inputs, retain_graph=retain_graph, allow_unused=True)
-        if any(grad is None for grad in grads):
-            raise ValueError(
-                "scalar does not depend on the recorded attention: compute it from the latest "
-                "forward pass"
-            )
-        return list(grads)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept; `q`, `k` and `v` are often parts of one tensor."""
+        calls = [*self.blocks, *([] if self.pool is None else [self.pool])]
+        kept = [value for call in calls for value in vars(call).values()]
+        storages = [value.untyped_storage() for value in kept if isinstance(value, Tensor)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-@contextmanager
-def record_attention(model: nn.Module) -> Iterator[AttentionRecord]:
-    """Record the post-softmax attention of every block during forward passes.
-
-    Inside, the model is in eval mode, computes attention unfused (a fused kernel never forms the
-    matrix) and asks for no gradient of any parameter. On leaving, also by an exception, hooks,
-    `fused_attn`, training mode and `requires_grad` are as they were. A new forward pass replaces
-    the record of the one before; contexts may be nested and repeated.
+def capture_attention(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    target: Target = None,
+    gradient: bool = True,
+    hold_attention: bool = False,
+    steps: int = 1,
+    batch_size: int | None = None,
+) -> Capture:
+    """Run a model once and keep what any method needs: `q`, `k`, `v` and the target's gradient.
 
     Args:
-        model: a timm ViT with plain global self-attention in `model.blocks`.
+        model: a timm ViT with plain global self-attention.
+        x: its input `[B, 3, H, W]`, as from `preprocess`, on the model's device.
+        target: a class index, one per image, a callable `logits [B, C] → [B]` (one scalar per
+            image), or None for the predicted class.
+        gradient: also run backward; False for methods that ask for no class.
+        hold_attention: as in `record_attention`.
+        steps: capture the inputs `α x` for `α = (i + ½) / steps` instead of `x`, from grey to the
+            picture, for maps that are averaged over them (Sundararajan et al. 2017,
+            arXiv:1703.01365).
+        batch_size: inputs in one pass, to save memory; None is all of them, `steps · B`.
 
-    Yields:
-        The `AttentionRecord`.
+    Returns:
+        The `Capture`.
 
     Raises:
-        ValueError: the model has no blocks with one self-attention each, or (in the forward pass)
-            what it computes is not one `[B, H, T, T]` matrix with rows that sum to 1 per block.
+        ValueError: an argument is out of its range, the model's attention cannot be captured or its
+            tokens fit no grid, or a class is asked of a model without a classifier.
 
     Example:
         >>> import timm, torch
-        >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)
-        >>> with record_attention(model) as record:
-        ...     logits = model(torch.zeros(1, 3, 32, 32))
-        >>> [tuple(attention.shape) for attention in record.attention]
-        [(1, 3, 5, 5), (1, 3, 5, 5)]
-        >>> [tuple(grad.shape) for grad in record.gradient(logits[0, 7])]
-        [(1, 3, 5, 5), (1, 3, 5, 5)]
+        >>> model = timm.create_model("vit_tiny_patch16_224", img_size=(32, 64), depth=2)
+        >>> capture = capture_attention(model, torch.zeros(1, 3, 32, 64), target=7)
+        >>> capture.blocks[0].attention().shape, capture.blocks[0].gradient().shape
+        (torch.Size([1, 3, 9, 9]), torch.Size([1, 3, 9, 9]))
     """
-    dropouts = _attention_dropouts(model)
-    record = AttentionRecord()
-    with ExitStack() as undo:
-        _set_flags(model, undo)
-        blocks: Any = model.blocks
-        for index, (block, dropout) in enumerate(zip(blocks, dropouts, strict=True)):
-            expected: list[Tensor] = []
-            handle = block.register_forward_pre_hook(_note_tokens(expected), with_kwargs=True)
-            undo.callback(handle.remove)
-            handle = dropout.register_forward_hook(
-                _keep_attention(record, index, block is blocks[-1], expected)
-            )
-            undo.callback(handle.remove)
-        pool = getattr(model, "attn_pool", None)
-        if pool is not None:
-            _tap_pool(pool, record, undo)
-        yield record
-
-
-def _attention_dropouts(model: nn.Module) -> list[nn.Module]:
-    """The module of each block that sees the attention right after its softmax."""
-    blocks = getattr(model, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or len(blocks) == 0:
-        raise ValueError(f"model {type(model).__name__} has no transformer blocks to record")
-    if not hasattr(getattr(model, "patch_embed", None), "dynamic_feat_size"):
-        raise ValueError(f"model {type(model).__name__} does not say how its tokens lie on a grid")
-    return [_attention_dropout(model, index, block) for index, block in enumerate(blocks)]
-
-
-def _attention_dropout(model: nn.Module, index: int, block: nn.Module) -> nn.Module:
-    found = [m for m in block.modules() if isinstance(getattr(m, "attn_drop", None), nn.Module)]
-    where = f"model {type(model).__name__}: block {index}"
-    if len(found) != 1:
+    library = library_of(model)
+    check_input(model, x)
+    for name, value in (("steps", steps), ("batch_size", 1 if batch_size is None else batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    size = batch_size or steps * len(x)
+    with (
+        record_attention(model, hold_attention=hold_attention) as record,
+        torch.inference_mode(False),
+    ):
+        x = x.detach()
+        if steps == 1 and len(x) <= size:
+            logits, chosen, calls = _run(library, record, x, target, gradient)
+        else:  # what is asked of a part is asked of the whole
+            with torch.no_grad():
+                logits = torch.cat([library.logits(part) for part in x.split(size)])
+            chosen = choose_target(library, logits, target, gradient)
+            alphas = [(step + 0.5) / steps for step in range(steps)] if steps > 1 else [1.0]
+            inputs = torch.cat([alpha * x for alpha in alphas]).split(size)
+            asked: Sequence[Target] = [chosen] * len(inputs)
+            if isinstance(chosen, Tensor):
+                asked = chosen.repeat(steps).split(size)
+            pairs = zip(inputs, asked, strict=True)
+            parts = [_run(library, record, *pair, gradient)[2] for pair in pairs]
+            calls = [_join(same) for same in zip(*parts, strict=True)]
+    grid, pool = library.grid(x), None if record.pool_call is None else calls.pop()
+    tokens = calls[0].q.shape[2]
+    if grid.tokens != tokens:
         raise ValueError(
-            f"{where} has {len(found)} self-attentions with a matrix to record; one is needed"
+            f"{library.what} has {tokens} tokens, which do not fit {grid.prefix} prefix tokens "
+            f"and a {grid.rows}×{grid.cols} grid"
         )
-    if hasattr(found[0], "lambda_init"):
-        raise ValueError(f"{where} has differential attention, the difference of two matrices")
-    dropout: nn.Module = found[0].get_submodule("attn_drop")
-    return dropout
+    return Capture(model, x, grid, calls, pool, logits, chosen, hold_attention, steps)
 
 
-def _set_flags(model: nn.Module, undo: ExitStack) -> None:
-    frozen: list[nn.Parameter] = []
-    undo.callback(lambda: [parameter.requires_grad_(True) for parameter in frozen])
-    for module in model.modules():
-        attributes = vars(module)  # written directly: nn.Module.__setattr__ is slow
-        for flag, inside in _FLAGS_INSIDE.items():
-            if attributes.get(flag, inside) != inside:
-                undo.callback(attributes.__setitem__, flag, attributes[flag])
-                attributes[flag] = inside
-        for parameter in attributes["_parameters"].values():
-            if parameter is not None and parameter.requires_grad:
-                frozen.append(parameter)
-                parameter.requires_grad_(False)
+def _run(
+    library: Library, record: AttentionRecord, x: Tensor, target: Target, gradient: bool
+) -> tuple[Tensor, Chosen, list[AttentionCall]]:
+    """One pass: logits, what is asked of them, and all recorded calls, the pool's last."""
+    with torch.set_grad_enabled(gradient):
+        logits = library.logits(x)
+        chosen = choose_target(library, logits, target, gradient)
+        if gradient or callable(chosen):
+            scalar = score(logits, chosen).sum()
+        calls = record.differentiate(scalar, retain_graph=False) if gradient else record.calls
+    return logits.detach(), chosen, calls
 
 
-def _note_tokens(expected: list[Tensor]) -> Callable[..., None]:
-    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        expected[:] = [args[0] if args else next(iter(kwargs.values()))]
-
-    return hook
-
-
-def _keep_attention(
-    record: AttentionRecord, index: int, last: bool, expected: list[Tensor]
-) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    def hook(_dropout: nn.Module, _args: tuple[Any, ...], attention: Tensor) -> Tensor:
-        tokens = expected.pop()
-        _check(attention, tokens, index)
-        if index == 0:  # a new forward pass
-            record.attention, record.pool = [], None
-        record.attention.append(_track(attention))
-        if last:
-            _check_rows(record.attention)
-        return attention
-
-    return hook
-
-
-def _track(attention: Tensor) -> Tensor:
-    # No parameter asks for a gradient, so the first block's attention is where the graph begins.
-    if torch.is_grad_enabled() and not attention.requires_grad:
-        attention.requires_grad_()
-    return attention
-
-
-def _check(attention: Tensor, tokens: Tensor, index: int) -> None:
-    batch, count = tokens.shape[:2]
-    right_shape = attention.ndim == 4 and attention.shape[0] == batch
-    if tokens.ndim != 3 or not right_shape or attention.shape[2:] != (count, count):
-        raise ValueError(
-            f"block {index} has attention of shape {tuple(attention.shape)} for tokens of shape "
-            f"{tuple(tokens.shape)}: only global self-attention [B, H, T, T] can be recorded"
+def _join(calls: Sequence[AttentionCall]) -> AttentionCall:
+    """The calls of one block for parts of a batch, as one."""
+    joined: dict[str, Any] = {}
+    for field in fields(AttentionCall):
+        parts = [getattr(call, field.name) for call in calls]
+        batched = isinstance(parts[0], Tensor) and parts[0].ndim == 4 and len(parts[0]) > 1
+        whole = field.name != "mask" or batched  # most masks are the same for all images
+        joined[field.name] = (
+            torch.cat(parts) if whole and isinstance(parts[0], Tensor) else parts[0]
         )
-
-
-def _check_rows(attention: list[Tensor]) -> None:
-    """Class token's rows of all blocks at once: a check in each block would cost ten times this."""
-    shapes = sorted({tuple(block.shape) for block in attention})
-    if len(shapes) != 1:
-        raise ValueError(f"the attention must have one shape in all blocks, got {shapes}")
-    rows = torch.stack([block.detach()[:, :, 0] for block in attention])  # [L, B, H, T]
-    off = (rows.sum(-1, dtype=torch.float32) - 1).abs().flatten(1).amax(1)
-    if not bool((off < 1e-2).all()):  # NaN is not less either
-        raise ValueError(
-            f"the attention of block {int((off < 1e-2).int().argmin())} has rows that do not sum "
-            "to 1: its softmax is changed afterwards (as talking heads do), or the input or the "
-            "weights have NaN or inf"
-        )
-
-
-class _SoftmaxTap(TorchFunctionMode):
-    """Shows every `Tensor.softmax` to `keep`; attention pools have no module after theirs."""
-
-    def __init__(self, keep: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self.keep = keep
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch.Tensor.softmax:
-            self.keep(out)
-        return out
-
-
-def _tap_pool(pool: nn.Module, record: AttentionRecord, undo: ExitStack) -> None:
-    forward = pool.forward
-
-    def keep(attention: Tensor) -> None:
-        record.pool = _track(attention)
-
-    def tapped(*args: Any, **kwargs: Any) -> Any:
-        with _SoftmaxTap(keep):
-            return forward(*args, **kwargs)
-
-    if "forward" in vars(pool):  # nested: the outer context's own tap
-        undo.callback(setattr, pool, "forward", forward)
-    else:
-        undo.callback(delattr, pool, "forward")
-    pool.forward = tapped
+    return AttentionCall(**joined)

@@ -7,11 +7,9 @@ import os
 from pathlib import Path
 
 from IPython.display import HTML
-from PIL import Image
 from torch import nn
 
-from .images import load_image, to_rgb
-from .models import load_model
+from .models.loading import load_model
 
 
 def optional_model(name: str) -> nn.Module | None:
@@ -29,20 +27,6 @@ def optional_model(name: str) -> nn.Module | None:
             f"{name}.safetensors into a folder and set VITEXPLAIN_WEIGHTS to it."
         )
         return None
-
-
-def photograph(name: str) -> Image.Image:
-    """A picture by the name of a scikit-image sample, a path or a URL.
-
-    Example:
-        >>> photograph("astronaut").size
-        (512, 512)
-    """
-    if name.isidentifier():
-        import skimage.data
-
-        return to_rgb(Image.fromarray(getattr(skimage.data, name)()))
-    return load_image(name)
 
 
 def show_gif(path: str | Path) -> HTML:

@@ -5,15 +5,12 @@ or wrong. Everything here works offline.
 """
 
 from vitexplain_utils.garden.model import garden_model
-from vitexplain_utils.garden.questions import Questions, ask_garden
 from vitexplain_utils.garden.scenes import THINGS, Scene, garden_scene
 from vitexplain_utils.garden.test_set import garden_test_set, hero_scene
 
 __all__ = [
     "THINGS",
-    "Questions",
     "Scene",
-    "ask_garden",
     "garden_model",
     "garden_scene",
     "garden_test_set",

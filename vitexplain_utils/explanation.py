@@ -1,0 +1,119 @@
+"""Explanation: the stages joined, from a model and an input to a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .methods import offered_method
+from .models.targets import Target
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A heat map and what it belongs to.
+
+    Attributes:
+        heatmap: `[B, rows, cols]`, raw and non-negative, float32 or float64, one cell per patch.
+        logits: `[B, C]`, the model's output.
+        target: the explained class of each image `[B]`, or the callable that was given; None for
+            a model without a classifier.
+        method: the method's name.
+    """
+
+    heatmap: Tensor
+    logits: Tensor
+    target: Tensor | Callable[[Tensor], Tensor] | None
+    method: str
+
+
+def explain(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    method: str = "gradient_rollout",
+    target: Target = None,
+    batch_size: int | None = None,
+    **settings: Any,
+) -> Explanation:
+    """Explain what a ViT looked at: one heat map per image.
+
+    The default method answers for the class that is asked about, and its defaults are rollout's:
+    mean fusion, nothing discarded, half a residual. `rollout`, `flow` and `last_attention` give the
+    same map for every class.
+
+    Args:
+        model: a timm ViT with plain global self-attention.
+        x: its input `[B, 3, H, W]`, as from `preprocess`, on the model's device.
+        method: `"gradient_rollout"`, `"relevance"`, `"attribution"`, `"rollout"`, `"flow"` (slow;
+            needs the extra `vitexplain-utils[flow]`), `"last_attention"` (the last block's
+            attention alone, a naive baseline), or one of your own (`register_method`).
+        target: a class index, one per image, a callable `logits [B, C] → [B]` (one scalar per
+            image), or None for the predicted class.
+        batch_size: inputs in one pass of the model, to save memory; None is all of them.
+        settings: the method's own, as `METHODS[method].settings` lists them. `head_fusion`
+            (`"mean"`, `"max"`, `"min"`) for rollouts, flow and `last_attention`; `discard_ratio`,
+            the share of the lowest entries to discard, and `residual_weight`, both in [0, 1), for
+            rollouts and flow; `hold_attention` and `steps` (see `capture_attention`) for the
+            methods that answer for a class; `blocks`, first and last, for all.
+
+    Returns:
+        An `Explanation`. A map of zeros means that nothing recorded speaks for the target.
+
+    Raises:
+        ValueError: an argument is out of its range, a setting does not belong to the method, the
+            model's attention cannot be captured or its tokens fit no grid, a class is asked of a
+            model without a classifier, or the numbers are not finite.
+        ImportError: `"flow"` without OR-tools.
+
+    Example:
+        >>> import timm, torch
+        >>> model = timm.create_model("vit_tiny_patch16_224", img_size=(32, 64), depth=2).eval()
+        >>> explanation = explain(model, torch.zeros(1, 3, 32, 64), target=7)
+        >>> explanation.heatmap.shape, explanation.target
+        (torch.Size([1, 2, 4]), tensor([7]))
+    """
+    having = offered_method(method).having(**settings)
+    capture = having.capture(model, x, target=target, batch_size=batch_size)
+    return Explanation(having.heatmap(capture), capture.logits, capture.target, method)
+
+
+def discard_sweep(
+    model: nn.Module,
+    x: Tensor,
+    discard_ratios: Sequence[float],
+    *,
+    method: str = "gradient_rollout",
+    target: Target = None,
+    batch_size: int | None = None,
+    **settings: Any,
+) -> Tensor:
+    """The heat maps of `explain` for many discard ratios, from one capture, exactly.
+
+    Args:
+        model: a timm ViT.
+        x: its input, `[B, 3, H, W]`.
+        discard_ratios: `R` ratios, each in [0, 1), in any order.
+        method: `"rollout"`, `"gradient_rollout"`, or another one that discards.
+        target: as in `explain`.
+        batch_size: as in `explain`.
+        settings: as in `explain`.
+
+    Returns:
+        `[R, B, rows, cols]`, in the order of `discard_ratios`.
+
+    Raises:
+        ValueError: as `explain`, or a method that does not discard, or no ratios.
+
+    Example:
+        >>> import timm, torch
+        >>> model = timm.create_model("vit_tiny_patch16_224", img_size=(32, 64), depth=2).eval()
+        >>> discard_sweep(model, torch.zeros(3, 3, 32, 64), [0, 0.5, 0.9]).shape
+        torch.Size([3, 3, 2, 4])
+    """
+    having = offered_method(method).having(**settings)
+    capture = having.capture(model, x, target=target, batch_size=batch_size)
+    return having.sweep(capture, discard_ratios)

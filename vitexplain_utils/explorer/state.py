@@ -1,0 +1,263 @@
+"""The explorer's state: a model and a picture, and what can be drawn of them; no widgets."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..capture import Capture, capture_attention
+from ..garden import Scene
+from ..methods import METHODS, Method
+from ..models import (
+    TopClass,
+    class_index,
+    class_names,
+    library_of,
+    load_model,
+    preprocess,
+    top_classes,
+)
+from ..show import Figure, overlay, show_maps, sweep_frames
+from .choice import Choice, explored, heatmap_for
+from .draw import fit, head_maps, outline, verdict, with_line
+from .pictures import Picture, picture_of
+
+RATIOS = [1 - 0.5 ** (step / 2) for step in range(20)]  # in two frames, half of what was kept goes
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A drawn choice.
+
+    Attributes:
+        picture: the picture itself, with the outline of the thing asked about.
+        overlay: the heat map over it, with the same outline.
+        heatmap: `[1, rows, cols]`.
+        verdict: the pointing game's, in words; empty where no right answer is known.
+    """
+
+    picture: Image.Image
+    overlay: Image.Image
+    heatmap: Tensor
+    verdict: str
+
+
+class ExplorerState:
+    """A model, a picture, and the captures made of them.
+
+    Args:
+        model: a name as in `load_model`, or a loaded model.
+        image: a garden scene, a PIL image, the name of a scikit-image sample, a path or a URL;
+            None is the scene of notebook 8.
+
+    Raises:
+        ValueError: the model's attention cannot be explained, or as `load_model`, `load_image`.
+        FileNotFoundError: no weights or no such file.
+
+    Example:
+        >>> state = ExplorerState("garden")
+        >>> state.draw(Choice(target=state.find_class("bee"))).verdict
+        'Pointing game: right. The peak of the map lies on the bee.'
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module = "garden",
+        image: Scene | Image.Image | str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.captures = Captures()
+        self.model: nn.Module
+        self.picture: Picture
+        self.use(model=model, picture=picture_of(image))
+
+    def use(self, *, model: str | nn.Module | None = None, picture: Picture | None = None) -> None:
+        """Change to another model or picture; if that fails, all stays as it was."""
+        new: nn.Module = load_model(model) if isinstance(model, str) else model or self.model
+        picture = picture or self.picture
+        asks = library_of(new).classes != 0
+        capture = capture_attention(new, preprocess(new, picture.image), gradient=asks)
+        METHODS["last_attention"].heatmap(capture)  # fails here if no map can start anywhere
+        classes = top_classes(new, capture.logits, capture.logits.shape[1])[0] if asks else []
+        shown = fit(picture.image)
+        if model is not None:
+            self.captures.clear()  # they hold on to the model before
+            self.model = new
+            self.model_name = model if isinstance(model, str) else _name_of(new)
+            self.blocks = len(capture.blocks)
+        self.picture, self.shown, self.classes = picture, shown, classes
+        self._lines: dict[str, np.ndarray] = {}  # outlines already drawn
+        self.predicted = classes[0].index if classes else None
+        self.captures.get((self.model, picture, self.predicted, False, 1), lambda: capture)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that the model allows: without classes, none that asks for one."""
+        return tuple(name for name in explored() if self._allows(METHODS[name]))
+
+    @property
+    def can_mistake(self) -> bool:
+        """Whether vit-explain's rule, which always starts at token 0, means something."""
+        return self._allows(METHODS["vit_explain"])
+
+    def _allows(self, method: Method) -> bool:
+        can_ask = bool(self.classes) or not method.needs_gradient
+        return can_ask and (library_of(self.model).class_token or not method.needs_class_token)
+
+    def find_class(self, text: str) -> int:
+        """The class with this number or name; a ValueError if there is none, or several."""
+        text, count = text.strip(), len(self.classes)
+        if not text.isdecimal():
+            return class_index(self.model, text)
+        if int(text) >= count:
+            raise ValueError(f"class {text} is not among 0 to {count - 1}")
+        return int(text)
+
+    def class_of(self, target: int | None) -> TopClass | None:
+        """Name and probability of a class (None: the predicted one), if the model has classes."""
+        index = self.predicted if target is None else target
+        return next((top for top in self.classes if top.index == index), None)
+
+    def names(self) -> list[str]:
+        """The names of all classes."""
+        return class_names(self.model)
+
+    def capture(
+        self, target: int | None = None, *, hold_attention: bool = False, steps: int = 1
+    ) -> Capture:
+        """The capture of the picture for a class: made once and kept."""
+        index = self.predicted if target is None else target
+
+        def make() -> Capture:
+            x = preprocess(self.model, self.picture.image)
+            return capture_attention(
+                self.model,
+                x,
+                target=index,
+                gradient=index is not None,
+                hold_attention=hold_attention,
+                steps=steps,
+            )
+
+        key = (self.model, self.picture, index, hold_attention, steps)
+        return self.captures.get(key, make)
+
+    def capture_for(self, choice: Choice) -> Capture:
+        """The capture that a choice's method wants."""
+        own = choice.rule.settings
+        held, steps = own.get("hold_attention", False), own.get("steps", 1)
+        return self.capture(choice.target, hold_attention=held, steps=steps)
+
+    def draw(self, choice: Choice) -> Drawn:
+        """The pictures of a choice, and the verdict on it."""
+        capture = self.capture_for(choice)
+        with one_thread():
+            heatmap = heatmap_for(capture, choice)
+        top = self.class_of(choice.target)
+        masks = self.picture.masks
+        line = None if top is None else self._outline(top.name)
+        over = overlay(self.shown, heatmap[0], colormap=choice.colormap, opacity=choice.opacity)
+        return Drawn(
+            picture=with_line(self.shown, line),
+            overlay=with_line(over, line),
+            heatmap=heatmap,
+            verdict="" if top is None else verdict(heatmap, masks, top.name),
+        )
+
+    def _outline(self, name: str) -> np.ndarray | None:
+        if name in self.picture.masks and name not in self._lines:
+            self._lines[name] = outline(self.picture.masks[name], self.shown.size)
+        return self._lines.get(name)
+
+    def heads(self, block: int, target: int | None = None) -> Figure:
+        """A sheet of one block: where each head looks, then what of it speaks for the class."""
+        capture, top = self.capture(target), self.class_of(target)
+        maps = head_maps(capture, block)
+        count = len(maps)
+        titles = [f"head {head}" for head in range(count)]
+        mask = None
+        if top is not None:
+            maps = torch.cat([maps, head_maps(capture, block, weighted=True)])
+            titles += [f"head {head}, for {short(top.name)}" for head in range(count)]
+            mask = self.picture.masks.get(top.name)
+        columns = next(n for n in (6, 5, 4, 3, 2, 1) if count % n == 0)
+        return show_maps(self.shown, maps, titles, columns=columns, size=1.7, mask=mask)
+
+    def film(self, choice: Choice) -> list[Image.Image]:
+        """The frames of a sweep over discard ratios, with all else as chosen."""
+        with one_thread():
+            maps = choice.rule.sweep(self.capture_for(choice), RATIOS)
+        return sweep_frames(
+            self.shown,
+            maps[:, 0],
+            RATIOS,
+            text="discard ratio {:.3f}",
+            colormap=choice.colormap,
+            opacity=choice.opacity,
+        )
+
+
+class Captures:
+    """The latest captures, up to a number of bytes; the one used least recently goes first."""
+
+    def __init__(self, limit: int = 300_000_000) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, Capture] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Capture]) -> Capture:
+        """What is kept under `key`, or else what `make` gives, which is kept from then on."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        while self.nbytes > self.limit and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._kept.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all captures that are kept."""
+        return sum(capture.nbytes for capture in self._kept.values())
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one core.
+
+    Matrices this small gain nothing by two, and lose much where another process, such as the
+    browser, keeps one of the cores busy: every operation would wait for it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def short(name: str) -> str:
+    """The first synonym of a class name.
+
+    Example:
+        >>> short("great grey owl, great gray owl, Strix nebulosa")
+        'great grey owl'
+    """
+    return name.split(",")[0]
+
+
+def _name_of(model: nn.Module) -> str:
+    configuration = getattr(model, "pretrained_cfg", None) or {}
+    return str(configuration.get("architecture") or type(model).__name__)
