@@ -55,8 +55,9 @@ format: $(READY)  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(READY)  ## print the tables of speed and of truth (10-15 minutes)
+benchmark: $(READY)  ## print the tables of speed, memory and truth (15-20 minutes)
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/garden_table.py
 
 train-garden: $(READY)  ## train the garden model anew (under an hour on two cores)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from .head_fusion import fuse_heads
-from .method import Method
+from .attention_rollout import Rollout
 
 # The solver counts in whole numbers. One unit is 3.6e-15, so that even 10⁸ rounded arcs together
 # are off by less than 1e-6, and the sum over 30,000 tokens that carry one each still fits int64.
@@ -30,21 +29,16 @@ Row = Any  # the start, and the capacities so far; nothing but the start at firs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flow(Method):
-    """`attention_flow` as a method; its settings are that function's."""
+class Flow(Rollout):
+    """`attention_flow` as a method: the matrices of rollout, which carry no row but a flow."""
 
     name = "flow"
     label = "attention flow"
-    by_rows = True
     slow = True
-
-    head_fusion: str = "mean"
-    discard_ratio: float = 0.0
-    residual_weight: float = 0.5
 
     def weigh(self, attention: Tensor, gradient: Tensor | None) -> Tensor:
         """Fuse the heads."""
-        fused = fuse_heads(attention, self.head_fusion).detach()
+        fused = super().weigh(attention, gradient).detach()
         _check_values("attention", fused)
         return fused
 

@@ -61,7 +61,7 @@ class Method(ABC):
 
     @abstractmethod
     def weigh(self, attention: Tensor, gradient: Tensor | None) -> Tensor:
-        """One non-negative matrix `[B, T, S]` of a block's (or pool's) heads `[B, H, T, S]`."""
+        """One matrix `[B, T, S]` of a block's (or pool's) heads `[B, H, T, S]`."""
 
     @abstractmethod
     def carry(self, row: Any, matrix: Tensor) -> Any:
