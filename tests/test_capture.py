@@ -265,6 +265,37 @@ def test_scale_is_honoured(tiny, tiny_x):
     torch.testing.assert_close(attention, torch.full_like(attention, 1 / 7), rtol=0, atol=1e-6)
 
 
+def test_an_exception_inside_the_context_leaves_nothing_open(tiny, tiny_x):
+    with record_attention(tiny) as record:
+        handle = tiny.blocks[1].attn.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tiny(tiny_x)
+        handle.remove()
+        q = torch.ones(3, 3, 7, 16)
+        functional.scaled_dot_product_attention(q, q, q)  # of nobody's block
+        tiny.forward_features(tiny_x)
+        assert len(record.blocks) == 2
+
+
+def test_masks_of_each_image_stay_with_their_image(tiny, tiny_x):
+    def by_image(q, k, v):
+        mask = (q.sum((1, 3), keepdim=True) + torch.zeros(7)).clone()  # [B, 1, T, T]
+        return sdpa(q, k, v, attn_mask=mask.mT)
+
+    tiny.blocks[0].attn = Calls(tiny.blocks[0].attn, by_image)
+    whole, parts = (
+        capture_attention(tiny, tiny_x, gradient=False, batch_size=size).blocks[0]
+        for size in (None, 1)
+    )
+    torch.testing.assert_close(parts.attention(), whole.attention(), rtol=0, atol=1e-5)
+
+
+def test_a_target_that_asks_nothing(tiny, tiny_x):
+    for target in (lambda y: y[:, 0].detach(), lambda y: torch.ones(len(y))):
+        with pytest.raises(ValueError, match=r"target .* does not depend on the logits"):
+            explain(tiny, tiny_x, target=target)
+
+
 @pytest.mark.parametrize("order", [[0, 1, 1], [0, 0, 1], [1, 0], [1], [0, 1, 0, 1]])
 def test_blocks_that_run_twice_or_in_another_order_are_refused(order, tiny, tiny_x):
     class Shuffled(nn.Sequential):

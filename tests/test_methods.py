@@ -161,6 +161,13 @@ def test_settings_are_its_own_and_checked(name):
         for value in values if setting in method.settings else []:
             with pytest.raises(ValueError, match=setting):
                 method.having(**{setting: value})
+    for setting, values in {
+        "blocks": [3, "ab", (0,), (0.0, 1.0)],
+        "hold_attention": ["no", 1],
+    }.items():
+        for value in values if setting in method.settings else []:
+            with pytest.raises(ValueError, match=f"{setting} must be"):
+                method.having(**{setting: value})
     for blocks in [(1, 0), (0, 2), (-1, 1)]:
         with pytest.raises(ValueError, match="blocks must be first <= last in 0 to 1"):
             draw(name, "vit", blocks=blocks)
@@ -181,6 +188,22 @@ def test_a_method_is_a_function_of_a_capture_and_does_not_change_it(name, tiny, 
             method.heatmap(capture_attention(tiny, tiny_x, gradient=False))
 
 
+@EVERY
+def test_a_capture_of_several_inputs_is_not_taken_for_one(name, tiny, tiny_x):
+    held = METHODS[name].settings.get("hold_attention", False)
+    capture = capture_attention(tiny, tiny_x, target=1, steps=2, hold_attention=held)
+    with pytest.raises(ValueError, match="steps=1 needs a capture made with it"):
+        METHODS[name].heatmap(capture)
+
+
+@EVERY
+def test_autocast_around_it_changes_nothing(name, tiny, tiny_x):
+    capture = METHODS[name].capture(tiny, tiny_x, target=1)
+    expected = METHODS[name].heatmap(capture)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(METHODS[name].heatmap(capture), expected)
+
+
 def _tensor(value: object) -> bool:
     return isinstance(value, Tensor)
 
@@ -193,6 +216,8 @@ def test_sweep_is_the_heatmap_at_each_ratio(name, tiny, tiny_x):
         with pytest.raises(ValueError, match="no discard_ratio"):
             method.sweep(capture, [0.5])
         return
+    with pytest.raises(ValueError, match="give discard_ratios alone"):
+        method.sweep(capture, [0.5], discard_ratio=0.9)
     ratios = [0.9, 0.0, 0.5]
     maps = method.sweep(capture, ratios)
     assert maps.shape == (3, 3, 2, 3)
@@ -328,3 +353,26 @@ def test_a_registered_method_is_everywhere(own_method, tiny, tiny_x, monkeypatch
 def test_a_name_is_taken_once(own_method):
     with pytest.raises(ValueError, match="'head_cam' is taken"):
         register_method(own_method)
+
+
+def test_what_cannot_be_registered():
+    def subclass(**body):
+        return type("Mine", (GradientMethod,), {"weigh": len, "carry": len, **body})
+
+    labelled = {"name": "mine", "label": "mine"}
+    undecorated = {"hold_attention": True}, {"__annotations__": {"power": float}, "power": 1.0}
+    for body, said in (
+        ({}, "needs a name"),
+        ({"name": "mine"}, "needs a label"),
+        ({**labelled, **undecorated[0]}, "sets hold_attention: decorate it"),
+        ({**labelled, **undecorated[1]}, "sets power: decorate it"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            register_method(subclass(**body))
+    assert "mine" not in METHODS
+
+
+def test_rows_of_the_wrong_shape_are_no_map(own_method, tiny, tiny_x, monkeypatch):
+    monkeypatch.setattr(own_method, "carry", lambda self, row, matrix: row[:, None] @ matrix)
+    with pytest.raises(ValueError, match="not one of 7 tokens"):
+        explain(tiny, tiny_x, method="head_cam")

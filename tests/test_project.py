@@ -89,7 +89,7 @@ def test_contributing_example_runs(tmp_path: Path):
         capture_output=True,
         text=True,
     )
-    assert "| head_cam | 0." in ran.stdout and "| gradient_rollout |" in ran.stdout
+    assert "| last_positive | 0." in ran.stdout and "| gradient_rollout |" in ran.stdout
 
 
 def test_no_module_hides_behind_a_function_of_its_name():

@@ -17,7 +17,10 @@ from .recording import AttentionCall, AttentionRecord, record_attention
 
 @dataclass(frozen=True)
 class Capture:
-    """One pass of a model, and all that any method needs of it. Linear in the number of tokens.
+    """One pass of a model, and all that any method needs of it.
+
+    What is kept grows with the number of tokens, not its square, except for position biases that a
+    model hands over as a mask (BEiT, relative positions), `[1, H, T, T]` per block.
 
     Attributes:
         model: the model.
@@ -78,7 +81,8 @@ def capture_attention(
         model: a timm ViT with plain global self-attention.
         x: its input `[B, 3, H, W]`, as from `preprocess`, on the model's device.
         target: a class index, one per image, a callable `logits [B, C] → [B]` (one scalar per
-            image), or None for the predicted class.
+            image; called for each pass with that pass's logits alone), or None for the predicted
+            class.
         gradient: also run backward; False for methods that ask for no class.
         hold_attention: as in `record_attention`.
         steps: capture the inputs `α x` for `α = (i + ½) / steps` instead of `x`, from grey to the
@@ -144,6 +148,8 @@ def _run(
         chosen = choose_target(library, logits, target, gradient)
         if gradient or callable(chosen):
             scalar = score(logits, chosen).sum()
+        if gradient and not scalar.requires_grad:
+            raise ValueError(f"target {target!r} does not depend on the logits")
         calls = record.differentiate(scalar, retain_graph=False) if gradient else record.calls
     return logits.detach(), chosen, calls
 
@@ -153,9 +159,8 @@ def _join(calls: Sequence[AttentionCall]) -> AttentionCall:
     joined: dict[str, Any] = {}
     for field in fields(AttentionCall):
         parts = [getattr(call, field.name) for call in calls]
-        batched = isinstance(parts[0], Tensor) and parts[0].ndim == 4 and len(parts[0]) > 1
-        whole = field.name != "mask" or batched  # most masks are the same for all images
-        joined[field.name] = (
-            torch.cat(parts) if whole and isinstance(parts[0], Tensor) else parts[0]
-        )
+        together = isinstance(parts[0], Tensor)
+        if together and field.name == "mask":  # most are the same for all images
+            together = not all(torch.equal(part, parts[0]) for part in parts)
+        joined[field.name] = torch.cat(parts) if together else parts[0]
     return AttentionCall(**joined)

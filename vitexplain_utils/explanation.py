@@ -42,8 +42,9 @@ def explain(
     """Explain what a ViT looked at: one heat map per image.
 
     The default method answers for the class that is asked about, and its defaults are rollout's:
-    mean fusion, nothing discarded, half a residual. `rollout`, `flow` and `last_attention` give the
-    same map for every class.
+    mean fusion, nothing discarded, half a residual. Where the head reads patches (average and
+    attention pooling) its map is almost even: use `attribution` there. `rollout`, `flow` and
+    `last_attention` give the same map for every class.
 
     Args:
         model: a timm ViT with plain global self-attention.
@@ -52,7 +53,8 @@ def explain(
             needs the extra `vitexplain-utils[flow]`), `"last_attention"` (the last block's
             attention alone, a naive baseline), or one of your own (`register_method`).
         target: a class index, one per image, a callable `logits [B, C] → [B]` (one scalar per
-            image), or None for the predicted class.
+            image; of each pass alone, with `batch_size` or `steps`), or None for the predicted
+            class.
         batch_size: inputs in one pass of the model, to save memory; None is all of them.
         settings: the method's own, as `METHODS[method].settings` lists them. `head_fusion`
             (`"mean"`, `"max"`, `"min"`) for rollouts, flow and `last_attention`; `discard_ratio`,
@@ -114,6 +116,8 @@ def discard_sweep(
         >>> discard_sweep(model, torch.zeros(3, 3, 32, 64), [0, 0.5, 0.9]).shape
         torch.Size([3, 3, 2, 4])
     """
+    if "discard_ratio" in settings:
+        raise ValueError("discard_ratio is what a sweep goes over: give discard_ratios alone")
     having = offered_method(method).having(**settings)
     capture = having.capture(model, x, target=target, batch_size=batch_size)
     return having.sweep(capture, discard_ratios)

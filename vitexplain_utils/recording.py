@@ -71,7 +71,10 @@ class AttentionCall:
             ValueError: there is no gradient.
         """
         if self.output_gradient is None:
-            raise ValueError("the capture holds no gradient: make it with gradient=True")
+            raise ValueError(
+                "this call holds no gradient: capture_attention with gradient=True adds it, and a "
+                "record has gradient(scalar)"
+            )
         wanted, v = at_least_float32(self.output_gradient[:, :, rows]), at_least_float32(self.v)
         return wanted @ v.mT  # [B, H, T, e] @ [B, H, e, S] -> [B, H, T, S]
 
@@ -104,9 +107,9 @@ class AttentionRecord:
             self.inside = True
 
     def leave(self, *_: Any) -> None:
-        """The model has ended it."""
+        """The model has ended it, or an exception has."""
         if threading.get_ident() == self.thread:
-            self.inside = False
+            self.inside, self.listener = False, None
 
     @property
     def calls(self) -> list[AttentionCall]:
@@ -177,7 +180,7 @@ def record_attention(
         model: a timm ViT with plain global self-attention in `model.blocks`.
         hold_attention: let no gradient through the attention patterns (through `q` and `k`):
             "what did it take from where it looked?", not "what if it looked elsewhere?" (Ali et
-            al. 2022, arXiv:2202.07304).
+            al. 2022, arXiv:2202.07304). It also holds for contexts around this one.
 
     Yields:
         The `AttentionRecord`.
@@ -204,7 +207,7 @@ def record_attention(
         undo.enter_context(library.recording())
         undo.enter_context(_TAP.recording(record))
         undo.callback(model.register_forward_pre_hook(record.enter).remove)
-        undo.callback(model.register_forward_hook(record.leave).remove)
+        undo.callback(model.register_forward_hook(record.leave, always_call=True).remove)
         for index, block in enumerate(blocks):
             _Listener(record, library.what, index, index == len(blocks) - 1).attach(block, undo)
         if pool is not None:

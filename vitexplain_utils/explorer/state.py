@@ -151,9 +151,7 @@ class ExplorerState:
 
     def capture_for(self, choice: Choice) -> Capture:
         """The capture that a choice's method wants."""
-        own = choice.rule.settings
-        held, steps = own.get("hold_attention", False), own.get("steps", 1)
-        return self.capture(choice.target, hold_attention=held, steps=steps)
+        return self.capture(choice.target, **choice.rule.capture_settings)
 
     def draw(self, choice: Choice) -> Drawn:
         """The pictures of a choice, and the verdict on it."""

@@ -1,5 +1,6 @@
 """Methods: every way from a capture to a heat map, one file each, in one registry."""
 
+from dataclasses import fields
 from typing import TypeVar
 
 from .attention_attribution import Attribution, attribution
@@ -32,18 +33,19 @@ Class = TypeVar("Class", bound=type[Method])
 def register_method(method: Class) -> Class:
     """Add a method of your own to `METHODS`; a decorator of its class.
 
-    From then on `explain`, `discard_sweep`, the command line, the explorer and `evaluate_methods`
-    know it by its name.
+    From then on, in this process, `explain`, `discard_sweep`, the command line, the explorer and
+    `evaluate_methods` know it by its name.
 
     Args:
-        method: a subclass of `Method` or `GradientMethod` with a `name`, a `label`, and a default
-            for each setting.
+        method: a subclass of `Method` or `GradientMethod` with a `name` and a `label`; decorated
+            with `@dataclass(frozen=True, kw_only=True)` if it has settings of its own.
 
     Returns:
         The class itself.
 
     Raises:
-        ValueError: there is a method of this name already.
+        ValueError: there is a method of this name already, `name` or `label` is missing, or it
+            sets settings and is no dataclass.
 
     Example:
         >>> @register_method
@@ -53,6 +55,16 @@ def register_method(method: Class) -> Class:
         >>> METHODS.pop("raw").label
         'raw attention'
     """
+    for name in ("name", "label"):
+        if not isinstance(getattr(method, name, None), str):
+            raise ValueError(f"method {method.__name__} needs a {name}, a string")
+    settings = {field.name for field in fields(method)}
+    own = {*vars(method).get("__annotations__", {}), *(settings & vars(method).keys())}
+    if own and "__dataclass_fields__" not in vars(method):
+        raise ValueError(
+            f"method {method.__name__} sets {', '.join(sorted(own))}: decorate it with "
+            "@dataclass(frozen=True, kw_only=True)"
+        )
     if method.name in METHODS:
         raise ValueError(f"method name {method.name!r} is taken: METHODS has it already")
     METHODS[method.name] = method()

@@ -28,7 +28,7 @@ class Attribution(GradientMethod):
         return product(attention, gradient).sum(1)
 
     def weigh_block(self, capture: Capture, index: int) -> Tensor:
-        """What the tokens that the head reads take from each token, `[B, T]`."""
+        """What is taken from each token by those that the head reads: a row `[B, T]`, no matrix."""
         strips = self.strips(_read_rows(capture))
         parts = [self.weigh_rows(capture, index, rows).sum(1) for rows in strips]
         return torch.stack(parts).sum(0)

@@ -30,22 +30,12 @@ class Rollout(Method):
 
     def carry(self, row: Tensor, matrix: Tensor) -> Tensor:
         """Through `rownorm((1 − w) A + w I)`, without that sum being formed."""
-        return carry_through(row, matrix, self.residual_weight)
-
-
-def carry_through(row: Tensor, matrix: Tensor, residual_weight: float) -> Tensor:
-    """`row · rownorm((1 − w) matrix + w I)`, for a row `[B, T]` and a matrix `[B, T, T]`.
-
-    Example:
-        >>> carry_through(torch.tensor([[1.0, 0.0]]), torch.full((1, 2, 2), 0.5), 0.5)
-        tensor([[0.7500, 0.2500]])
-    """
-    residual = residual_weight / (1 - residual_weight)  # beside a weight of 1 for the matrix
-    norm = matrix.sum(-1).add_(residual)  # [B, T]
-    if residual == 0:
-        norm = norm.where(norm > 0, 1)  # an empty row passes nothing on
-    row = (row / norm).unsqueeze(1)  # [B, T] -> [B, 1, T]
-    return torch.baddbmm(row, row, matrix, beta=residual).squeeze(1)  # [B, 1, T] -> [B, T]
+        residual = self.residual_weight / (1 - self.residual_weight)  # beside 1 for the matrix
+        norm = matrix.sum(-1).add_(residual)  # [B, T]
+        if residual == 0:
+            norm = norm.where(norm > 0, 1)  # an empty row passes nothing on
+        row = (row / norm).unsqueeze(1)  # [B, T] -> [B, 1, T]
+        return torch.baddbmm(row, row, matrix, beta=residual).squeeze(1)  # [B, 1, T] -> [B, T]
 
 
 def rollout(

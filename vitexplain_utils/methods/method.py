@@ -33,7 +33,8 @@ class Method(ABC):
         needs_gradient: whether it answers for a target; if not, it has one map for all classes.
         by_rows: whether `weigh` looks at each row by itself; many tokens then take less memory.
         needs_class_token: whether it can start nowhere but at a class token.
-        offered: whether `explain` and the command line offer it.
+        offered: whether it can be asked for by its name: in `explain`, `discard_sweep`, on the
+            command line, in the explorer and in `evaluate_methods`.
         slow: whether it takes seconds; the explorer and `evaluate_methods` leave it out.
         blocks: first and last block, both included; None is all. A map still starts at the tokens
             that the head reads; blocks above the range pass every token on unchanged.
@@ -61,7 +62,10 @@ class Method(ABC):
 
     @abstractmethod
     def weigh(self, attention: Tensor, gradient: Tensor | None) -> Tensor:
-        """One matrix `[B, T, S]` of a block's (or pool's) heads `[B, H, T, S]`."""
+        """One matrix `[B, T, S]` of a block's (or pool's) heads `[B, H, T, S]`.
+
+        Non-negative, if the method discards.
+        """
 
     @abstractmethod
     def carry(self, row: Any, matrix: Tensor) -> Any:
@@ -111,6 +115,11 @@ class Method(ABC):
         """Every setting and its value."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @property
+    def capture_settings(self) -> dict[str, Any]:
+        """Those of the settings that are the capture's: `hold_attention` and `steps`."""
+        return {name: value for name, value in self.settings.items() if name in _CAPTURED}
+
     def having(self: Self, **settings: Any) -> Self:
         """The method with other settings; a ValueError names those that it does not have."""
         for name in settings:
@@ -130,9 +139,13 @@ class Method(ABC):
         batch_size: int | None = None,
     ) -> Capture:
         """`capture_attention`, as this method needs it."""
-        own = {name: self.settings[name] for name in _CAPTURED if name in self.settings}
         return capture_attention(
-            model, x, target=target, gradient=self.needs_gradient, batch_size=batch_size, **own
+            model,
+            x,
+            target=target,
+            gradient=self.needs_gradient,
+            batch_size=batch_size,
+            **self.capture_settings,
         )
 
     def __call__(self, capture: Capture) -> Tensor:
@@ -161,6 +174,8 @@ class Method(ABC):
         Raises:
             ValueError: as `heatmap`, or the method does not discard, or no ratios.
         """
+        if "discard_ratio" in settings:
+            raise ValueError("discard_ratio is what a sweep goes over: give discard_ratios alone")
         method = self.having(**settings)
         if "discard_ratio" not in method.settings:
             raise ValueError(f"method {self.name!r} has no discard_ratio to sweep over")
@@ -212,11 +227,21 @@ class Method(ABC):
 
     def _maps(self, capture: Capture, discard_ratios: Sequence[float]) -> Tensor:
         self._check(capture)
+        with torch.autocast(capture.x.device.type, enabled=False):
+            return self._checked_maps(capture, discard_ratios)
+
+    def _checked_maps(self, capture: Capture, discard_ratios: Sequence[float]) -> Tensor:
         first, last = self.span(len(capture.blocks))
         weighed = (self.weigh_block(capture, index) for index in range(last, first - 1, -1))
         class_token = capture.library.class_token
         carried = self.carry_down(weighed, self.start(capture), discard_ratios, class_token)
         rows = torch.stack([self.finish(row) for row in carried])
+        tokens = capture.grid.tokens
+        if rows.shape[1:] != (capture.steps * len(capture.x), tokens):
+            raise ValueError(
+                f"method {self.name!r} ends with rows of shape {tuple(rows.shape[1:])}, not one of "
+                f"{tokens} tokens for each input: look at its weigh and carry"
+            )
         rows = rows.unflatten(1, (capture.steps, -1)).mean(1)  # [R, steps*B, T] -> [R, B, T]
         heatmaps = capture.grid.to_grid(rows.clamp(min=0))
         if not bool(heatmaps.isfinite().all()):
@@ -230,9 +255,9 @@ class Method(ABC):
             raise ValueError(f"method {self.name!r} needs a capture made with gradient=True")
         if self.needs_class_token and not capture.library.class_token:
             raise ValueError(f"method {self.name!r} starts at a class token, and there is none")
-        for name in _CAPTURED:
-            wanted, made = self.settings.get(name), getattr(capture, name)
-            if wanted is not None and wanted != made:
+        for name, wanted in {"steps": 1, **self.capture_settings}.items():
+            made = getattr(capture, name)
+            if wanted != made:
                 raise ValueError(
                     f"method {self.name!r} with {name}={wanted} needs a capture made with it, and "
                     f"this one has {name}={made}: say {name}={made} to use it as it is"
@@ -296,7 +321,26 @@ def check_residual_weight(residual_weight: float) -> None:
 
 _STRIP = 256  # rows of a strip: DeiT's 197 tokens are one, and shorter ones cost time
 _CAPTURED = ("hold_attention", "steps")
+
+
+def _check_blocks_setting(blocks: tuple[int, int] | None) -> None:
+    good = blocks is None or (
+        isinstance(blocks, Sequence)
+        and len(blocks) == 2
+        and all(isinstance(index, int) for index in blocks)
+    )
+    if not good:
+        raise ValueError(f"blocks must be (first, last) or None, got {blocks!r}")
+
+
+def _check_hold_attention(hold_attention: bool) -> None:
+    if not isinstance(hold_attention, bool):
+        raise ValueError(f"hold_attention must be True or False, got {hold_attention!r}")
+
+
 _CHECKS: dict[str, Callable[[Any], None]] = {
+    "blocks": _check_blocks_setting,
+    "hold_attention": _check_hold_attention,
     "head_fusion": check_head_fusion,
     "discard_ratio": check_discard_ratio,
     "residual_weight": check_residual_weight,

@@ -63,7 +63,7 @@ def overlay(
         raise ValueError(f"opacity must be in [0, 1], got {opacity!r}")
     if colormap not in matplotlib.colormaps:
         raise ValueError(f"colormap must be one of matplotlib's, got {colormap!r}")
-    scaled = np.clip((values - vmin) / (vmax - vmin or 1), 0, 1)  # an all-equal map is all 0
+    scaled = np.clip((values - vmin) / (vmax - vmin or 1), 0, 1)  # one value everywhere: 0 or 1
     heat, seen = _place(scaled, image.size, box)
     colours = matplotlib.colormaps[colormap](heat)[..., :3] * 255
     grey = np.asarray(to_rgb(image).convert("L"), dtype=float)[..., None]

@@ -176,19 +176,14 @@ class Captures:
 
     def maps(self, method: Maps) -> Tensor:
         """The maps `[N, rows, cols]` of a method, from the kind of capture that it wants."""
-        own = method.settings if isinstance(method, Method) else {}
-        held, steps = own.get("hold_attention", False), own.get("steps", 1)
-        if (held, steps) not in self._made:
-            asked = self._questions
-            self._made[held, steps] = capture_attention(
-                self._model,
-                asked.x,
-                target=asked.targets,
-                hold_attention=held,
-                steps=steps,
-                batch_size=len(asked),
+        own = method.capture_settings if isinstance(method, Method) else {}
+        kind = (own.get("hold_attention", False), own.get("steps", 1))
+        if kind not in self._made:
+            x, target = self._questions.x, self._questions.targets
+            self._made[kind] = capture_attention(
+                self._model, x, target=target, batch_size=len(x), **own
             )
-        return method(self._made[held, steps])
+        return method(self._made[kind])
 
 
 def _mark(
