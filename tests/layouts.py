@@ -24,6 +24,12 @@ MODELS = {
     "siglip": ("vit_base_patch16_siglip_224", {"embed_dim": 96}, (32, 48), 0),
     "attention pool over a class token": ("vit_pe_core_tiny_patch16_384", {}, (32, 48), 1),
     "relative positions": ("vit_relpos_small_patch16_224", {}, (32, 48), 0),
+    "relative positions, class token": (
+        "vit_relpos_base_patch16_clsgap_224",
+        {"embed_dim": 96},
+        (32, 48),
+        1,
+    ),
     "parallel scaling": ("vit_base_patch16_xp_224", {"embed_dim": 96}, (32, 48), 0),
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from layouts import MODELS, input_of, model_of
 from reference import (
     array,
     attention_forward,
@@ -159,30 +160,9 @@ def test_gradient_rollout_with_rollouts_settings_is_the_default():
     assert default.method == "gradient_rollout"
 
 
-# name, settings, size
-MODELS = [
-    ("deit_tiny_patch16_224", {}, (32, 48)),
-    ("deit_tiny_distilled_patch16_224", {}, (32, 48)),
-    ("deit3_small_patch16_224", {}, (32, 48)),
-    ("vit_tiny_patch16_224", {}, (32, 48)),
-    ("vit_small_patch14_reg4_dinov2", {"num_classes": 5}, (28, 42)),
-    ("beit_base_patch16_224", {"embed_dim": 96}, (32, 48)),
-    ("eva02_tiny_patch14_224", {"num_classes": 5}, (28, 42)),
-    ("vit_small_patch16_dinov3", {"num_classes": 5}, (32, 48)),
-    ("vit_medium_patch16_gap_240", {}, (32, 48)),
-    ("vit_base_patch16_siglip_224", {"num_classes": 5, "embed_dim": 96}, (32, 48)),
-    ("vit_relpos_small_patch16_224", {}, (32, 48)),
-    ("vit_relpos_base_patch16_clsgap_224", {"embed_dim": 96}, (32, 48)),
-    ("vit_pe_core_tiny_patch16_384", {"num_classes": 5}, (32, 48)),
-    ("vit_base_patch16_xp_224", {"embed_dim": 96}, (32, 48)),
-    ("vit_pwee_patch16_reg1_gap_256", {}, (32, 48)),
-]
-
-
-@pytest.mark.parametrize(("name", "settings", "size"), MODELS, ids=[m[0] for m in MODELS])
-def test_models_of_timm(name, settings, size):
-    model = lively(timm.create_model(name, img_size=size, depth=2, **settings))
-    x = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(4))
+@pytest.mark.parametrize("layout", MODELS)
+def test_models_of_timm(layout):
+    model, x = model_of(layout), input_of(layout, 3)
     for method in OFFERED:
         explanation = explain(model, x, method=method)
         heatmap = explanation.heatmap

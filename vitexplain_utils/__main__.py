@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         preprocess(model, image, crop=options.crop),
         method=options.method,
         target=target,
-        **{name: value for name, value in vars(options).items() if name in _settings()},
+        **{name: value for name in _settings() if (value := vars(options).get(name)) is not None},
     )
     if class_names(model):
         for top in top_classes(model, explanation.logits)[0]:

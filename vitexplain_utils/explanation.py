@@ -116,8 +116,6 @@ def discard_sweep(
         >>> discard_sweep(model, torch.zeros(3, 3, 32, 64), [0, 0.5, 0.9]).shape
         torch.Size([3, 3, 2, 4])
     """
-    if "discard_ratio" in settings:
-        raise ValueError("discard_ratio is what a sweep goes over: give discard_ratios alone")
-    having = offered_method(method).having(**settings)
-    capture = having.capture(model, x, target=target, batch_size=batch_size)
-    return having.sweep(capture, discard_ratios)
+    known = offered_method(method)
+    capture = known.having(**settings).capture(model, x, target=target, batch_size=batch_size)
+    return known.sweep(capture, discard_ratios, **settings)

@@ -84,7 +84,7 @@ def attribution(
         >>> attribution([uniform, uniform], [grad, grad])
         tensor([[0., 2.]])
     """
-    check_blocks("attention", attention)
+    check_blocks(attention)
     check_match(attention, gradient)
     method = Attribution()
     pairs = zip(attention, gradient, strict=True)

@@ -56,9 +56,9 @@ class Method(ABC):
     blocks: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            if name in self.settings:
-                check(self.settings[name])
+        for name, value in self.settings.items():
+            if name in _CHECKS:
+                _CHECKS[name](value)
 
     @abstractmethod
     def weigh(self, attention: Tensor, gradient: Tensor | None) -> Tensor:
@@ -215,7 +215,7 @@ class Method(ABC):
         class_token: bool = True,
     ) -> Any:
         """`carry_down` through given tensors `[B, H, T, T]`, one per block, checked."""
-        check_blocks("attention", attention)
+        check_blocks(attention)
         if self.needs_gradient:
             check_match(attention, gradient)
         grads = [None] * len(attention) if gradient is None else gradient
@@ -294,12 +294,13 @@ def start_row(like: Tensor, start: Tensor | None) -> Tensor:
     return start.to(like.device, wide).expand(batch, tokens)
 
 
-def check_blocks(name: str, blocks: Sequence[Tensor]) -> None:
+def check_blocks(attention: Sequence[Tensor]) -> None:
     """Raise a ValueError unless there is one `[B, H, T, T]` per block, all of one shape."""
-    shapes = {tuple(block.shape) for block in blocks}
+    shapes = {tuple(block.shape) for block in attention}
     if len(shapes) != 1 or any(len(s) != 4 or s[2] != s[3] for s in shapes):
         raise ValueError(
-            f"{name} must hold one [B, H, T, T] per block, all of one shape; got {sorted(shapes)}"
+            "attention must hold one [B, H, T, T] per block, all of one shape; "
+            f"got {sorted(shapes)}"
         )
 
 
