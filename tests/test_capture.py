@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import timm
 import torch
-from layouts import MODELS, input_of, model_of
+from layouts import MODELS, OTHERS, TIMM, input_of, model_of, target_of
 from reference import lively
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vitexplain_utils import METHODS, capture_attention, explain, record_attention
+from vitexplain_utils.models import library_of
 from vitexplain_utils.recording import AttentionCall
 
 FUNCTION = functional.scaled_dot_product_attention
@@ -36,23 +37,55 @@ class SoftmaxSeen(TorchFunctionMode):
         return out
 
 
-def unfused(model: nn.Module, x: Tensor, target: int) -> tuple[list[Tensor], list[Tensor]]:
+def unfused(layout: str, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Attention and its gradient in the old way: fusion off, every softmax kept in the graph."""
+    model = model_of(layout)
     with ExitStack() as undo:
+        if layout in TIMM:
+            for module in model.modules():
+                if getattr(module, "fused_attn", False):
+                    module.fused_attn = False
+                    undo.callback(setattr, module, "fused_attn", True)
+            mode = undo.enter_context(SoftmaxSeen())
+            seen, logits = mode.seen, model(x)
+        else:
+            seen, logits = undo.enter_context(unfused_elsewhere(model)), library_of(model).logits(x)
+    seen = [each for each in seen if each.requires_grad]
+    grads = torch.autograd.grad(logits[:, 3].sum(), seen, allow_unused=True)  # an unread pool's
+    used = [(one, grad) for one, grad in zip(seen, grads, strict=True) if grad is not None]
+    by_heads = [[part.view(len(x), -1, *part.shape[-2:]) for part in pair] for pair in used]
+    return [one for one, _ in by_heads], [grad for _, grad in by_heads]
+
+
+@contextmanager
+def unfused_elsewhere(model: nn.Module):
+    """The eager implementation of transformers, and multi-head attention asked for its weights."""
+    seen: list[Tensor] = []
+    softmax = functional.softmax
+
+    def kept(*args, **kwargs):
+        seen.append(softmax(*args, **kwargs))
+        return seen[-1]
+
+    def ask(_module, args, kwargs):
+        return args, {**kwargs, "need_weights": True}
+
+    with ExitStack() as undo:
+        if hasattr(model, "set_attn_implementation"):
+            model.set_attn_implementation("eager")
+            undo.callback(model.set_attn_implementation, "sdpa")
         for module in model.modules():
-            if getattr(module, "fused_attn", False):
-                module.fused_attn = False
-                undo.callback(setattr, module, "fused_attn", True)
-        with SoftmaxSeen() as mode:
-            logits = model(x)
-    return mode.seen, list(torch.autograd.grad(logits[:, target].sum(), mode.seen))
+            if isinstance(module, nn.MultiheadAttention):
+                undo.callback(module.register_forward_pre_hook(ask, with_kwargs=True).remove)
+        undo.enter_context(pytest.MonkeyPatch.context()).setattr(functional, "softmax", kept)
+        yield seen
 
 
 @LAYOUTS
 def test_attention_and_gradient_equal_an_unfused_pass(layout):
     model, x = model_of(layout), input_of(layout)
-    attention, gradient = unfused(model, x, 3)
-    capture = capture_attention(model, x, target=3)
+    attention, gradient = unfused(layout, x)
+    capture = capture_attention(model, x, target=target_of(layout))
     calls = [*capture.blocks, *([] if capture.pool is None else [capture.pool])]
     assert len(calls) == len(attention) >= 2
     peak = max(float(grad.abs().max()) for grad in gradient)
@@ -63,7 +96,7 @@ def test_attention_and_gradient_equal_an_unfused_pass(layout):
 
 @LAYOUTS
 def test_rows_are_rows(layout):
-    capture = capture_attention(model_of(layout), input_of(layout), target=3)
+    capture = capture_attention(model_of(layout), input_of(layout), target=target_of(layout))
     for rows in (slice(1), slice(2), slice(1, 4)):
         for call in capture.blocks:
             for part, whole in (
@@ -74,7 +107,7 @@ def test_rows_are_rows(layout):
 
 
 @contextmanager
-def constant_attention(model: nn.Module, matrices: list[Tensor]):
+def constant_attention(matrices: list[Tensor]):
     """The model with given attention in each block, whatever its queries and keys say."""
     given = iter(matrices)
     with pytest.MonkeyPatch.context() as patch:
@@ -87,11 +120,14 @@ def constant_attention(model: nn.Module, matrices: list[Tensor]):
 
 
 @pytest.mark.parametrize("held", [False, True])
-@pytest.mark.parametrize("layout", ["vit", "distilled", "beit", "average pooling", "siglip"])
+@pytest.mark.parametrize(
+    "layout", ["vit", "distilled", "beit", "average pooling", "siglip", *OTHERS]
+)
 def test_gradient_equals_finite_differences(layout, held):
     """With the attention held, all other matrices stay as they are while one entry moves."""
     model, x = model_of(layout, torch.float64), input_of(layout, 1, torch.float64)
-    capture = capture_attention(model, x, target=1, hold_attention=held)
+    library, target = library_of(model), target_of(layout)
+    capture = capture_attention(model, x, target=target, hold_attention=held)
     calls = [*capture.blocks, *([] if capture.pool is None else [capture.pool])]
     matrices = [call.attention() for call in calls]
 
@@ -99,17 +135,17 @@ def test_gradient_equals_finite_differences(layout, held):
         moved = [matrix.clone() for matrix in matrices]
         moved[index][entry] += change
         if held:
-            with constant_attention(model, moved), torch.no_grad():
-                return float(model(x)[0, 1])
+            with constant_attention(moved), library.recording(), torch.no_grad():
+                return float(library.logits(x)[0, 3])
         count = iter(range(len(calls)))
 
-        def from_scores(q, k, v, attn_mask=None, **options):
+        def from_scores(q, k, v, attn_mask=None, *_, **options):
             matrix = AttentionCall(q, k, v, q.shape[-1] ** -0.5, attn_mask).attention()
             return (moved[index] if next(count) == index else matrix) @ v
 
-        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        with pytest.MonkeyPatch.context() as patch, library.recording(), torch.no_grad():
             patch.setattr(functional, "scaled_dot_product_attention", from_scores)
-            return float(model(x)[0, 1])
+            return float(library.logits(x)[0, 3])
 
     eps = 1e-5
     for index, call in enumerate(calls):

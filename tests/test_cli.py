@@ -18,7 +18,7 @@ OFFERED = [name for name, method in METHODS.items() if method.offered]
 @pytest.fixture
 def small_model(monkeypatch, tiny):
     """The command line with a tiny model in place of whatever is asked for."""
-    monkeypatch.setattr(cli, "load_model", lambda name, weights=None: tiny)
+    monkeypatch.setattr(cli, "load_model", lambda name, weights=None, device=None: tiny)
     return tiny
 
 
@@ -140,6 +140,95 @@ def test_bad_model(arguments, said, photo, folder, capsys):
     assert len(err) == 1
     assert said in err[0]
     assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def album(photo, tmp_path) -> Path:
+    """Three pictures, a broken one, and a file that is none."""
+    album = tmp_path / "album"
+    album.mkdir()
+    for index, name in enumerate(("a.png", "b.jpg", "c.PNG")):
+        load_image(photo).rotate(90 * index, expand=True).save(album / name)
+    (album / "broken.jpg").write_bytes(b"no picture")
+    (album / "notes.txt").write_text("not looked at")
+    return album
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_folder(batch_size, album, small_model, folder, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "load_model", lambda name, **_: asked.append(name) or small_model)
+    status, out, err = run(
+        capsys, album, "--target", "4", "--output", "maps", "--batch-size", batch_size
+    )
+    assert status == 1
+    assert [line for line in err if "it/s" not in line and "batch" not in line] == [
+        f"error: image {album / 'broken.jpg'} is not a picture that Pillow can read"
+    ]
+    names = ["a_gradient_rollout.png", "b_gradient_rollout.png", "c_gradient_rollout.png"]
+    assert sorted(path.name for path in (folder / "maps").iterdir()) == names
+    assert sum(line.endswith("for 4 class 4") for line in out) == 3
+    assert len(asked) == 1
+    for name, source in zip(names, ("a.png", "b.jpg", "c.PNG"), strict=True):
+        image = load_image(album / source)
+        heatmap = explain(small_model, preprocess(small_model, image), target=4).heatmap[0]
+        expected = np.asarray(overlay(image, heatmap)).astype(int)
+        written = np.asarray(load_image(folder / "maps" / name)).astype(int)
+        assert np.abs(written - expected).max() <= 1  # a batch rounds otherwise
+
+
+def test_several_photographs(album, photo, small_model, folder, capsys):
+    assert run(capsys, photo, album / "b.jpg")[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "b_gradient_rollout.png",
+        "photo_gradient_rollout.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{album}/a.png", "{album}/../photo.png", "--output", "map.png"], "is a folder"),
+        (["{album}", "{album}/a.png"], "given twice"),
+        (["{photo}", "{album}/photo.png"], "both be written to 'photo_gradient_rollout.png'"),
+        (["{album}", "--target", "zebra"], "target 'zebra'"),
+        (["."], "holds no picture"),
+    ],
+)
+def test_several_that_cannot_be(arguments, said, album, photo, small_model, folder, capsys):
+    places = {"{album}": str(album), "{photo}": str(photo)}
+    for key, place in places.items():
+        arguments = [argument.replace(key, place) for argument in arguments]
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert said in err[-1]
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--device", "cuda:99"], ["--device", "warp"], ["--batch-size", "0"]]
+)
+def test_options_that_are_refused_before_anything_is_read(arguments, folder, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["none.png", *arguments])
+    assert caught.value.code == 2
+    assert f"argument {arguments[0]}: " in capsys.readouterr().err
+
+
+def test_device(small_model, photo, folder, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        cli, "load_model", lambda name, device, **_: asked.append(str(device)) or small_model
+    )
+    assert run(capsys, photo, "--device", "cpu")[0] == 0
+    assert asked == ["cpu"]
+
+
+def test_a_regression_prints_its_number(small_model, photo, folder, capsys):
+    small_model.reset_classifier(1)
+    status, out, _ = run(capsys, photo)
+    assert status == 0
+    assert out[0].startswith("output ") and len(out) == 2
 
 
 def test_flow_without_or_tools(small_model, photo, folder, capsys, monkeypatch):

@@ -19,7 +19,7 @@ NAME = "deit_tiny_patch16_224"
 def no_hub(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("VITEXPLAIN_WEIGHTS", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vitexplain_utils.models.loading._reachable", lambda *_: False)
+    monkeypatch.setattr("vitexplain_utils.models.weights.reachable", lambda *_: False)
 
 
 def test_without_weights_one_line_and_none(no_hub, capsys):

@@ -70,7 +70,7 @@ def panel(tmp_path) -> Panel:
 def no_hub(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("VITEXPLAIN_WEIGHTS", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vitexplain_utils.models.loading._reachable", lambda *_: False)
+    monkeypatch.setattr("vitexplain_utils.models.weights.reachable", lambda *_: False)
 
 
 def pixels(widget: widgets.Image) -> np.ndarray:

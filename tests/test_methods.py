@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from layouts import MODELS, input_of, model_of
+from layouts import MODELS, grid_of, input_of, model_of, target_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +28,7 @@ from vitexplain_utils import (
 from vitexplain_utils.capture import Capture
 from vitexplain_utils.garden import garden_test_set
 from vitexplain_utils.methods import HEAD_FUSIONS, MISTAKES, GradientMethod, offered_method
+from vitexplain_utils.models import library_of
 from vitexplain_utils.recording import AttentionCall
 from vitexplain_utils.truth import ask_garden
 
@@ -45,7 +46,7 @@ SOME_VALUES = {  # of each setting, besides its default
 
 
 def can(name: str, layout: str) -> bool:
-    return model_of(layout).cls_token is not None or not METHODS[name].needs_class_token
+    return library_of(model_of(layout)).class_token or not METHODS[name].needs_class_token
 
 
 def settings_of(name: str) -> Iterator[dict]:
@@ -58,14 +59,15 @@ def settings_of(name: str) -> Iterator[dict]:
 
 def draw(name: str, layout: str, x: Tensor | None = None, **settings) -> Tensor:
     method = METHODS[name].having(**settings)
-    capture = method.capture(model_of(layout), input_of(layout) if x is None else x, target=3)
+    x = input_of(layout) if x is None else x
+    capture = method.capture(model_of(layout), x, target=target_of(layout))
     return method.heatmap(capture)
 
 
 @EVERY
 @LAYOUTS
 def test_shape_range_dtype_and_repetition(name, layout):
-    rows, cols = 2, 3
+    rows, cols = grid_of(layout)
     if not can(name, layout):
         with pytest.raises(ValueError, match="class token"):
             draw(name, layout)
@@ -112,8 +114,9 @@ def test_patches_in_another_order_give_the_map_in_that_order(name, layout):
     if not can(name, layout):
         return
     model, x = model_of(layout, torch.float64), input_of(layout, dtype=torch.float64)
-    capture = METHODS[name].capture(model, x, target=3)
-    patches = torch.randperm(6, generator=torch.Generator().manual_seed(2))
+    capture = METHODS[name].capture(model, x, target=target_of(layout))
+    rows, cols = grid_of(layout)
+    patches = torch.randperm(rows * cols, generator=torch.Generator().manual_seed(2))
     prefix = capture.grid.prefix
     order = torch.cat([torch.arange(prefix), prefix + patches])
     pool = capture.pool
@@ -122,7 +125,7 @@ def test_patches_in_another_order_give_the_map_in_that_order(name, layout):
         pool = permuted(pool, own, queries=False)
     blocks = [permuted(call, order) for call in capture.blocks]
     moved = METHODS[name].heatmap(replace(capture, blocks=blocks, pool=pool))
-    expected = METHODS[name].heatmap(capture).flatten(1)[:, patches].view(-1, 2, 3)
+    expected = METHODS[name].heatmap(capture).flatten(1)[:, patches].view(-1, rows, cols)
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9 * float(expected.max() + 1))
 
 
@@ -339,7 +342,7 @@ def test_a_registered_method_is_everywhere(own_method, tiny, tiny_x, monkeypatch
     torch.testing.assert_close(heatmap, expected, rtol=0, atol=1e-6)
     assert discard_sweep(tiny, tiny_x, [0, 0.5], method="head_cam").shape == (2, 3, 2, 3)
 
-    monkeypatch.setattr(cli, "load_model", lambda name, weights=None: tiny)
+    monkeypatch.setattr(cli, "load_model", lambda name, weights=None, device=None: tiny)
     monkeypatch.chdir(tmp_path)
     assert cli.main([str(photo), "--method", "head_cam", "--power", "2"]) == 0
     assert (tmp_path / "photo_head_cam.png").is_file()

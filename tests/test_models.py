@@ -81,6 +81,33 @@ def test_missing_weights_file(tmp_path):
             load_model(NAME, weights=path)
 
 
+def test_a_folder_that_timm_saved(tiny, tiny_x, tmp_path):
+    """With its own settings, its classes and their names."""
+    names = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"]
+    timm.models.save_for_hf(
+        tiny,
+        tmp_path,
+        model_config={"label_names": names, "num_classes": 7},
+        model_args={"img_size": (32, 48), "depth": 2, "embed_dim": 48},
+    )
+    model = load_model(f"local-dir:{tmp_path}")
+    assert same_weights(model, tiny) and not model.training
+    assert class_names(model) == names
+    with pytest.raises(ValueError, match="has its own"):
+        load_model(f"local-dir:{tmp_path}", weights="a.pth")
+    for place in ("none", "config.json"):
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            load_model(f"local-dir:{tmp_path / place}")
+
+
+def test_a_head_replaced_by_hand_counts(tiny):
+    tiny.head = nn.Linear(48, 2)
+    assert class_names(tiny) == ["class 0", "class 1"]
+    tiny.head = nn.Linear(48, 1)
+    with pytest.raises(ValueError, match="one output, a number"):
+        top_classes(tiny, torch.zeros(1, 1))
+
+
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 @pytest.mark.parametrize("content", [b"", b"these are no weights\n" * 10])
 def test_file_that_is_no_checkpoint(ending, content, tmp_path):

@@ -1,19 +1,30 @@
-"""The command line: `python -m vitexplain_utils PHOTO` writes an overlay beside the photograph."""
+"""The command line: `python -m vitexplain_utils PHOTO …` writes overlays."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .explanation import explain
 from .methods import HEAD_FUSIONS, METHODS
-from .models import class_index, class_names, crop_box, load_model, preprocess, top_classes
+from .models import (
+    class_index,
+    class_names,
+    crop_box,
+    library_of,
+    load_model,
+    preprocess,
+    top_classes,
+)
 from .show import load_image, overlay, write_whole
 from .show.pictures import name_of
 
@@ -24,13 +35,26 @@ def _parser() -> argparse.ArgumentParser:
         description="Show what a Vision Transformer looked at in a photograph.",
     )
     offered = {name: method for name, method in METHODS.items() if method.offered}
-    parser.add_argument("photo", help="path or URL of a picture")
-    parser.add_argument("--model", default="deit_tiny_patch16_224", help="timm name, or garden")
+    parser.add_argument(
+        "photos", nargs="+", metavar="photo", help="path or URL of a picture, or a folder of them"
+    )
+    parser.add_argument(
+        "--model",
+        default="deit_tiny_patch16_224",
+        help="garden, a name in timm, local-dir:FOLDER of timm, transformers:FOLDER or "
+        "transformers:ORG/NAME, torchvision:vit_b_16",
+    )
     parser.add_argument("--weights", help="local checkpoint, .safetensors or .pth")
+    parser.add_argument("--device", default="cpu", type=_device, help="cpu, cuda, cuda:1, mps, …")
+    parser.add_argument("--batch-size", default=8, type=_count, help="pictures in one pass (8)")
     parser.add_argument("--method", default="gradient_rollout", choices=offered)
     parser.add_argument("--target", help="class index or name (default: the predicted class)")
     parser.add_argument("--crop", action="store_true", help="crop the centre, as in evaluation")
-    parser.add_argument("--output", type=Path, help="PNG or JPEG (default: PHOTO_METHOD.png)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="PNG or JPEG (default: PHOTO_METHOD.png); of several photographs a folder",
+    )
     group = parser.add_argument_group("settings of methods")
     for setting in _settings():
         owners = {n: m.settings[setting] for n, m in offered.items() if setting in m.settings}
@@ -62,41 +86,133 @@ def _kind(setting: str, default: Any) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2: bad input, or an extra is missing)."""
+    """Run the command line; returns the exit status.
+
+    2 is bad input, or an extra that is missing; 1 is that some of several pictures could not be
+    read, and the others are written.
+    """
     options = _parser().parse_args(arguments)
     try:
-        run(options)
+        return run(options)
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(_said(error), file=sys.stderr)
         return 2
-    return 0
 
 
-def run(options: argparse.Namespace) -> None:
-    """Explain one photograph: print the top five classes and write the overlay."""
-    output = options.output or Path(f"{name_of(options.photo)}_{options.method}.png")
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"output must end in .png, .jpg or .jpeg, got {str(output)!r}")
-    image = load_image(options.photo)
-    model = load_model(options.model, weights=options.weights)
+def run(options: argparse.Namespace) -> int:
+    """Explain the photographs, a batch at a time; returns how many broken ones: 0, or 1 for any."""
+    sources = [source for photo in options.photos for source in _pictures(photo)]
+    outputs = _outputs(options, sources)
+    read = {sources[0]: load_image(sources[0])} if len(sources) == 1 else {}
+    model = load_model(options.model, weights=options.weights, device=options.device)
     target = None if options.target is None else _target(model, options.target)
-    explanation = explain(
-        model,
-        preprocess(model, image, crop=options.crop),
-        method=options.method,
-        target=target,
-        **{name: value for name in _settings() if (value := vars(options).get(name)) is not None},
-    )
-    if class_names(model):
-        for top in top_classes(model, explanation.logits)[0]:
-            print(f"{top.probability:6.1%}  {top.index:4d}  {top.name}")
-    box = crop_box(model, image.size) if options.crop else None
-    _save(overlay(image, explanation.heatmap[0], box=box), output)
-    if METHODS[options.method].needs_gradient and isinstance(explanation.target, Tensor):
-        index = int(explanation.target[0])
-        print(f"{output}: {options.method} for {index} {class_names(model)[index]}")
-    else:
-        print(f"{output}: {options.method}, the same for every class")
+    if len(sources) > 1:
+        outputs[sources[0]].parent.mkdir(parents=True, exist_ok=True)
+    broken = 0
+    firsts = range(0, len(sources), options.batch_size)
+    for first in tqdm(firsts, unit="batch", disable=True if len(sources) == 1 else None):
+        batch: list[tuple[Image.Image, Path]] = []
+        for source in sources[first : first + options.batch_size]:
+            try:
+                batch.append((read.get(source) or load_image(source), outputs[source]))
+            except (ValueError, OSError) as error:
+                broken += 1
+                tqdm.write(_said(error), file=sys.stderr)
+        for same_size in _by_input(model, batch, options.crop):
+            _explain(model, target, options, *same_size)
+    return min(broken, 1)
+
+
+def _said(error: Exception) -> str:
+    return f"error: {' '.join(str(error).split())}"
+
+
+def _pictures(photo: str) -> list[str]:
+    """The photograph itself, or all pictures that lie in a folder, by their names' endings."""
+    if not Path(photo).is_dir():
+        return [photo]
+    endings = Image.registered_extensions()
+    found = [str(path) for path in sorted(Path(photo).iterdir()) if path.suffix.lower() in endings]
+    if not found:
+        raise ValueError(f"folder {photo!r} holds no picture")
+    return found
+
+
+def _outputs(options: argparse.Namespace, sources: list[str]) -> dict[str, Path]:
+    """Where each overlay goes: a file for one photograph, files of a folder for several."""
+    output: Path | None = options.output
+    folder, names = Path(), {s: f"{name_of(s)}_{options.method}.png" for s in sources}
+    if len(set(sources)) < len(sources):
+        raise ValueError("photos: a picture is given twice")
+    if len(sources) == 1 and not Path(options.photos[0]).is_dir():
+        if output is not None and output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise ValueError(f"output must end in .png, .jpg or .jpeg, got {str(output)!r}")
+        return {sources[0]: output or Path(names[sources[0]])}
+    if output is not None:
+        if output.suffix or output.is_file():
+            raise ValueError(f"output of several photographs is a folder, got {str(output)!r}")
+        folder = output
+    for source, name in names.items():
+        twin = next(other for other in names if names[other] == name)
+        if twin != source:
+            raise ValueError(f"photos {twin!r} and {source!r} would both be written to {name!r}")
+    return {source: folder / name for source, name in names.items()}
+
+
+def _by_input(
+    model: nn.Module, batch: list[tuple[Image.Image, Path]], crop: bool
+) -> Iterable[tuple[Tensor, list[tuple[Image.Image, Path]]]]:
+    """The pictures whose inputs are of one size, together: some models keep the picture's form."""
+    inputs = [preprocess(model, image, crop=crop) for image, _ in batch]
+    for shape in dict.fromkeys(x.shape for x in inputs):
+        chosen = [index for index, x in enumerate(inputs) if x.shape == shape]
+        yield torch.cat([inputs[index] for index in chosen]), [batch[index] for index in chosen]
+
+
+def _explain(
+    model: nn.Module,
+    target: int | None,
+    options: argparse.Namespace,
+    x: Tensor,
+    batch: list[tuple[Image.Image, Path]],
+) -> None:
+    """Print the top five classes of each picture and write its overlay."""
+    given = vars(options)
+    settings = {name: given[name] for name in _settings() if given.get(name) is not None}
+    explanation = explain(model, x, method=options.method, target=target, **settings)
+    names, one_number = class_names(model), library_of(model).one_number
+    for index, (image, output) in enumerate(batch):
+        lines = []
+        if one_number:
+            lines.append(f"output {float(explanation.logits[index]):.4g}")
+        elif names:
+            for top in top_classes(model, explanation.logits[index : index + 1])[0]:
+                lines.append(f"{top.probability:6.1%}  {top.index:4d}  {top.name}")
+        box = crop_box(model, image.size) if options.crop else None
+        _save(overlay(image, explanation.heatmap[index], box=box), output)
+        if METHODS[options.method].needs_gradient and isinstance(explanation.target, Tensor):
+            asked = int(explanation.target[index])
+            lines.append(f"{output}: {options.method} for {asked} {names[asked]}")
+        else:
+            lines.append(f"{output}: {options.method}, the same for every class")
+        tqdm.write("\n".join(lines))
+
+
+def _device(text: str) -> torch.device:
+    """A device that is there."""
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
+    return device
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _target(model: nn.Module, text: str) -> int:

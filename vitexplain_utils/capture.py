@@ -78,7 +78,7 @@ def capture_attention(
     """Run a model once and keep what any method needs: `q`, `k`, `v` and the target's gradient.
 
     Args:
-        model: a timm ViT with plain global self-attention.
+        model: as in `explain`.
         x: its input `[B, 3, H, W]`, as from `preprocess`, on the model's device.
         target: a class index, one per image, a callable `logits [B, C] → [B]` (one scalar per
             image; called for each pass with that pass's logits alone), or None for the predicted

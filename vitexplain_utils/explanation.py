@@ -47,7 +47,8 @@ def explain(
     `last_attention` give the same map for every class.
 
     Args:
-        model: a timm ViT with plain global self-attention.
+        model: a ViT with plain global self-attention, of timm, transformers or torchvision; one
+            in `torch.compile`, `DataParallel` or a PEFT adapter counts as what is inside.
         x: its input `[B, 3, H, W]`, as from `preprocess`, on the model's device.
         method: `"gradient_rollout"`, `"relevance"`, `"attribution"`, `"rollout"`, `"flow"` (slow;
             needs the extra `vitexplain-utils[flow]`), `"last_attention"` (the last block's
@@ -96,7 +97,7 @@ def discard_sweep(
     """The heat maps of `explain` for many discard ratios, from one capture, exactly.
 
     Args:
-        model: a timm ViT.
+        model: as in `explain`.
         x: its input, `[B, 3, H, W]`.
         discard_ratios: `R` ratios, each in [0, 1), in any order.
         method: `"rollout"`, `"gradient_rollout"`, or another one that discards.

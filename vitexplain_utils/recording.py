@@ -20,6 +20,7 @@ from torch.nn import functional
 from .models.library import library_of
 
 ALL = slice(None)
+_FLAGS = {"training": False, "_compiled_call_impl": None}  # the second is of `Module.compile`
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ def record_attention(
     and repeated.
 
     Args:
-        model: a timm ViT with plain global self-attention in `model.blocks`.
+        model: a ViT with plain global self-attention, of timm, transformers or torchvision.
         hold_attention: let no gradient through the attention patterns (through `q` and `k`):
             "what did it take from where it looked?", not "what if it looked elsewhere?" (Ali et
             al. 2022, arXiv:2202.07304). It also holds for contexts around this one.
@@ -200,10 +201,10 @@ def record_attention(
         [(1, 3, 5, 5), (1, 3, 5, 5)]
     """
     library = library_of(model)
-    blocks, pool = library.block_modules(), library.pool_module()
+    model, blocks, pool = library.model, library.block_modules(), library.pool_module()
     record = AttentionRecord(hold_attention)
     with ExitStack() as undo:
-        _set_flags(model, {**library.flags, "training": False}, undo)
+        _set_flags(model, {**library.flags, **_FLAGS}, undo)
         undo.enter_context(library.recording())
         undo.enter_context(_TAP.recording(record))
         undo.callback(model.register_forward_pre_hook(record.enter).remove)

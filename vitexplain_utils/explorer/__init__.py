@@ -28,7 +28,7 @@ def explore(
     which then goes on with what it had.
 
     Args:
-        model: a name as in `load_model`, or a loaded timm ViT.
+        model: a name as in `load_model`, or a loaded ViT.
         image: a garden scene, a PIL image, the name of a scikit-image sample, a path or a URL;
             None is the scene of notebook 8.
         folder: where the buttons save PNG and GIF files.

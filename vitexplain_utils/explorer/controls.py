@@ -36,7 +36,7 @@ class Controls(widgets.VBox):
 
     def __init__(self) -> None:
         self.model = _dropdown("model", MODELS)
-        self.typed_model = _typed("or type a name of timm", timm.list_models(["deit*", "vit_*"]))
+        self.typed_model = _typed("or type another name", timm.list_models(["deit*", "vit_*"]))
         self.picture = _dropdown("picture", ())
         self.scene = _button("New scene", "a garden scene that was never shown before")
         self.upload = widgets.FileUpload(

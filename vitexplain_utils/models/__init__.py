@@ -4,6 +4,7 @@ from .classes import TopClass, class_index, class_names, top_classes
 from .inputs import crop_box, preprocess
 from .library import Library, TokenGrid, library_of
 from .loading import load_model
+from .texts import text_target
 
 __all__ = [
     "Library",
@@ -15,5 +16,6 @@ __all__ = [
     "library_of",
     "load_model",
     "preprocess",
+    "text_target",
     "top_classes",
 ]

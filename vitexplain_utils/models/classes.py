@@ -72,7 +72,8 @@ def top_classes(model: nn.Module, logits: Tensor, k: int = 5) -> list[list[TopCl
         One list of `TopClass` per image.
 
     Raises:
-        ValueError: the model has no classifier, or `logits` does not fit it.
+        ValueError: the model has no classifier, or a single output that is a number, or `logits`
+            does not fit it.
 
     Example:
         >>> import torch
@@ -80,12 +81,14 @@ def top_classes(model: nn.Module, logits: Tensor, k: int = 5) -> list[list[TopCl
         >>> top_classes(load_model("garden"), torch.eye(8)[:1], k=1)[0][0].name
         'ladybird'
     """
-    names = class_names(model)
+    names, library = class_names(model), library_of(model)
+    if library.one_number:
+        raise ValueError(f"{library.what} has one output, a number: see its logits")
     if not names or logits.ndim != 2 or logits.shape[1] != len(names):
         raise ValueError(f"logits must be [B, {len(names)}], got {tuple(logits.shape)}")
     logits = logits.detach().float()
-    several = library_of(model).multi_label
-    best = (logits.sigmoid() if several else logits.softmax(1)).topk(min(k, len(names)), dim=1)
+    shares = logits.sigmoid() if library.multi_label else logits.softmax(1)
+    best = shares.topk(min(k, len(names)), dim=1)
     return [
         [TopClass(i, names[i], p) for i, p in zip(indices, values, strict=True)]
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

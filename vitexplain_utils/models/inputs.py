@@ -18,7 +18,9 @@ def preprocess(model: nn.Module, image: Image.Image, *, crop: bool = False) -> T
     centre; give `crop_box` to `overlay` then.
 
     Args:
-        model: a timm model; its size, mean, standard deviation and interpolation are used.
+        model: its size, mean, standard deviation and interpolation are used: timm's data
+            configuration, the image processor that lies where a model of transformers came from
+            (or its family's, if it was made in memory), torchvision's preset of the model's size.
         image: a PIL image.
         crop: resize and crop instead of resizing the whole.
 
@@ -27,7 +29,7 @@ def preprocess(model: nn.Module, image: Image.Image, *, crop: bool = False) -> T
 
     Raises:
         TypeError: `image` is not a PIL image.
-        ValueError: the model is of no known library.
+        ValueError: the model is of no known library, or has no image processor.
 
     Example:
         >>> import timm
@@ -46,7 +48,7 @@ def crop_box(model: nn.Module, size: tuple[int, int]) -> tuple[float, float, flo
     """The part of a picture that `preprocess(..., crop=True)` shows to the model.
 
     Args:
-        model: a timm model.
+        model: as in `preprocess`.
         size: the picture's width and height.
 
     Returns:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from PIL import Image
 from timm.data import (
@@ -15,7 +18,8 @@ from timm.data import (
 )
 from torch import Tensor, nn
 
-from .library import Library, TokenGrid
+from . import weights as files
+from .library import Box, Library, TokenGrid, centre_box
 
 
 class Timm(Library):
@@ -23,6 +27,22 @@ class Timm(Library):
 
     name = "timm"
     flags = {"fused_attn": True, "grad_checkpointing": False}  # noqa: RUF012
+
+    @classmethod
+    def load(cls, name: str, weights: Path | None) -> nn.Module:
+        """By timm's own `create_model`, from a file, timm's cache or the hub."""
+        if name.startswith("local-dir:"):
+            return _load_saved(name, weights)
+        if not timm.is_model(name.split(".")[0]):
+            close = difflib.get_close_matches(name, ["garden", *timm.list_models()], n=3)
+            raise ValueError(
+                f"name {name!r} is not a model of timm; close: {', '.join(close) or '–'}"
+            )
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # an unknown weight tag
+            raise ValueError(f"name {name!r}: {error}") from error
+        return _create(name, weights or _find_weights(name))
 
     def block_modules(self) -> list[nn.Module]:
         """The modules of `model.blocks`."""
@@ -79,14 +99,11 @@ class Timm(Library):
         row = pool.mean(1) if averages else pool[:, 0]  # [B, Q, K] -> [B, K]
         return nn.functional.pad(row, (grid.tokens - row.shape[1], 0))  # some read patches only
 
-    def logits(self, x: Tensor) -> Tensor:
-        """The model's output; a ValueError where the input does not fit the model."""
-        try:
-            return super().logits(x)
-        except AssertionError as error:  # how timm says that the size does not fit
-            raise ValueError(
-                f"x of shape {tuple(x.shape)} does not fit the model: {error}"
-            ) from error
+    @property
+    def classes(self) -> int | None:
+        """As many as the classifier has outputs, also where it was replaced by hand."""
+        ask = getattr(self.model, "get_classifier", None)
+        return getattr(ask() if ask else None, "out_features", super().classes)
 
     def class_names(self) -> list[str] | None:
         """Names in the configuration, or ImageNet's word lists."""
@@ -110,7 +127,7 @@ class Timm(Library):
         x: Tensor = create_transform(**self._input_configuration(crop))(image)
         return x.unsqueeze(0)
 
-    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    def crop_box(self, size: tuple[int, int]) -> Box:
         """The inverse of timm's resize and centre crop."""
         config = self._input_configuration(crop=True)
         width, height = size
@@ -122,13 +139,7 @@ class Timm(Library):
             scale_x = scale_y = max(scaled_cols / width, scaled_rows / height)
         else:
             raise ValueError(f"crop_mode {config['crop_mode']!r} of the model is not supported")
-        half_width, half_height = cols / scale_x / 2, rows / scale_y / 2
-        return (
-            max(width / 2 - half_width, 0),
-            max(height / 2 - half_height, 0),
-            min(width / 2 + half_width, width),
-            min(height / 2 + half_height, height),
-        )
+        return centre_box(size, (scale_x, scale_y), (cols, rows))
 
     def stages(self) -> list[tuple[str, list[nn.Module]]]:
         """Head, blocks from the last to the first, embedding."""
@@ -136,9 +147,76 @@ class Timm(Library):
             return super().stages()
         names, children = zip(*self.model.named_children(), strict=True)
         middle = names.index("blocks")  # timm names its parts in the order of the data's path
-        blocks = list(enumerate(children[middle].children()))
-        return [
-            ("head", list(children[middle + 1 :])),
-            *((f"block {index}", [block]) for index, block in reversed(blocks)),
-            ("embedding", list(children[:middle])),
-        ]
+        return self._stages(list(children[:middle]), list(children[middle + 1 :]))
+
+
+def _create(name: str, path: Path) -> nn.Module:
+    state = files.read(path, name)
+    try:
+        overlay: dict[str, Any] = {"state_dict": state, "custom_load": False, "label_offset": 0}
+        classes = _count_classes(name, state)
+        if classes is not None:
+            overlay["num_classes"] = classes
+        kwargs: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        model: Any = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs
+        )
+    except Exception as error:  # many kinds
+        raise ValueError(files.does_not_fit(path, name, error)) from error
+    model.pretrained_cfg["state_dict"] = None  # timm keeps a reference
+    return model
+
+
+def _count_classes(name: str, state: dict[str, Any]) -> int | None:
+    cfg = timm.get_pretrained_cfg(name)
+    classifier = cfg.classifier if cfg is not None else None
+    first = classifier[0] if isinstance(classifier, list | tuple) else classifier
+    head = state.get(f"{first}.weight")
+    return None if head is None else len(head)
+
+
+def _load_saved(name: str, weights: Path | None) -> nn.Module:
+    """A model with its configuration, as `timm.models.save_for_hf` writes it."""
+    if weights is not None:
+        raise ValueError(f"weights {str(weights)!r}: {name!r} has its own")
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True)
+    except Exception as error:  # many kinds
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"name {name!r} cannot be loaded: {reason}") from error
+    return model
+
+
+def _find_weights(name: str) -> Path:
+    found = files.in_folder(f"{name}.safetensors") or _hub_file(name)
+    if found is None:
+        raise FileNotFoundError(
+            f"no weights for {name}. Three ways to provide them: (1) load_model({name!r}, "
+            f"weights='FILE.safetensors' or '.pth'); (2) put {name}.safetensors into a folder and "
+            "set VITEXPLAIN_WEIGHTS to it; (3) be online once: timm downloads them into its cache"
+        )
+    return found
+
+
+def _hub_file(name: str) -> Path | None:
+    """The checkpoint in the hub's cache, downloaded if need be and possible."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id:
+        return None
+    names = (
+        [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    )
+    for file in names:
+        cached = try_to_load_from_cache(cfg.hf_hub_id, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    if not files.hub_reachable():
+        return None
+    for file in names:
+        try:
+            return Path(hf_hub_download(cfg.hf_hub_id, file))
+        except Exception:  # not there under this name, gated, or the connection broke
+            continue
+    return None

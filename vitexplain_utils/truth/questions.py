@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..garden import THINGS, Scene
-from ..models import preprocess
+from ..models import library_of, preprocess
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
         part = several[first : first + 64]
         x = torch.cat([preprocess(model, scene.image) for scene in part])
         with torch.no_grad():
-            logits = model(x)
+            logits = library_of(model).logits(x)
         for index, scene in enumerate(part):
             for name in scene.labels:
                 target = THINGS.index(name)

@@ -53,7 +53,7 @@ def randomised_models(model: nn.Module, *, seed: int = 0) -> Iterator[tuple[str,
     no such layer (class token, positions, layer scale) are shuffled.
 
     Args:
-        model: a timm ViT; it is copied and stays as it is.
+        model: a ViT; it is copied and stays as it is.
         seed: of the new weights.
 
     Yields:
@@ -69,8 +69,9 @@ def randomised_models(model: nn.Module, *, seed: int = 0) -> Iterator[tuple[str,
         >>> names[0], names[1], names[-1], len(names)
         ('head', 'block 5', 'embedding', 8)
     """
-    library_of(model).stages()  # refuses before anything is copied
-    model = copy.deepcopy(model)
+    library = library_of(model)
+    library.stages()  # refuses before anything is copied
+    model = copy.deepcopy(library.model)
     stages = library_of(model).stages()
     for step, (name, modules) in enumerate(stages):
         _randomise(modules, model if step == len(stages) - 1 else None, seed + step)
