@@ -177,6 +177,13 @@ def test_a_folder(batch_size, album, small_model, folder, capsys, monkeypatch):
         assert np.abs(written - expected).max() <= 1  # a batch rounds otherwise
 
 
+def test_a_folder_of_one(album, small_model, folder, capsys):
+    for name in ("b.jpg", "c.PNG", "broken.jpg"):
+        (album / name).unlink()
+    assert run(capsys, album, "--output", "maps/new")[0] == 0
+    assert [path.name for path in (folder / "maps" / "new").iterdir()] == ["a_gradient_rollout.png"]
+
+
 def test_several_photographs(album, photo, small_model, folder, capsys):
     assert run(capsys, photo, album / "b.jpg")[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -206,7 +213,8 @@ def test_several_that_cannot_be(arguments, said, album, photo, small_model, fold
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--device", "cuda:99"], ["--device", "warp"], ["--batch-size", "0"]]
+    "arguments",
+    [["--device", "cuda:99"], ["--device", "warp"], ["--device", "meta"], ["--batch-size", "0"]],
 )
 def test_options_that_are_refused_before_anything_is_read(arguments, folder, capsys):
     with pytest.raises(SystemExit) as caught:

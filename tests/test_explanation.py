@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from functools import cache
 
 import numpy as np
@@ -21,7 +22,7 @@ from reference import (
 )
 from torch import Tensor, nn
 
-from vitexplain_utils import METHODS, capture_attention, explain, record_attention
+from vitexplain_utils import METHODS, capture_attention, discard_sweep, explain, record_attention
 from vitexplain_utils.methods import HEAD_FUSIONS
 from vitexplain_utils.models import library_of
 
@@ -434,3 +435,54 @@ def test_every_fusion_of_a_pool_starts_the_rollout_differently():
     maps = [explain(model, x, method="rollout", head_fusion=f).heatmap for f in HEAD_FUSIONS]
     assert (maps[0] - maps[1]).abs().max() > 1e-3
     assert (maps[0] - maps[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("target", [None, 2, [6, 0, 3], torch.tensor([6, 0, 3]), torch.tensor(1)])
+@pytest.mark.parametrize(
+    "settings", [{}, {"method": "attribution", "steps": 2}, {"method": "rollout"}]
+)
+def test_parts_of_a_batch_give_the_maps_of_the_whole(batch_size, target, settings, tiny, tiny_x):
+    whole = explain(tiny, tiny_x, target=target, **settings)
+    parts = explain(tiny, tiny_x, target=target, batch_size=batch_size, **settings)
+    scale = float(whole.heatmap.max())
+    torch.testing.assert_close(parts.heatmap / scale, whole.heatmap / scale, rtol=0, atol=1e-4)
+    torch.testing.assert_close(parts.logits, whole.logits, rtol=0, atol=1e-5)
+    assert torch.equal(parts.target, whole.target)
+
+
+def test_parts_of_a_sweep_and_of_a_callable(tiny, tiny_x):
+    asked = {"target": lambda y: y[:, 1] - y[:, 0]}
+    whole, parts = (
+        discard_sweep(tiny, tiny_x, [0.5, 0], batch_size=size, **asked) for size in (None, 2)
+    )
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4 * float(whole.max()))
+    assert explain(tiny, tiny_x, batch_size=2, **asked).target is asked["target"]
+
+
+@pytest.mark.parametrize("target", [[1, 2], [1, 2, 3, 4], "abc", torch.zeros(3), 1.5, [1, 2, 9]])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_targets_that_fit_no_batch(target, batch_size, tiny, tiny_x):
+    with pytest.raises(ValueError, match="target must"):
+        explain(tiny, tiny_x, target=target, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, "2"])
+def test_wrong_batch_sizes(batch_size, tiny, tiny_x):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        explain(tiny, tiny_x, batch_size=batch_size)
+
+
+def test_one_capture_is_alive_at_a_time(tiny, tiny_x, monkeypatch):
+    alive: list[weakref.ref] = []
+    counts = []
+
+    def watched(*args, **kwargs):
+        capture = capture_attention(*args, **kwargs)
+        counts.append(sum(each() is not None for each in alive))
+        alive.append(weakref.ref(capture.blocks[0]))
+        return capture
+
+    monkeypatch.setattr("vitexplain_utils.methods.method.capture_attention", watched)
+    explain(tiny, tiny_x, batch_size=1)
+    assert counts == [0, 0, 0]

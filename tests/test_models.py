@@ -104,7 +104,7 @@ def test_a_head_replaced_by_hand_counts(tiny):
     tiny.head = nn.Linear(48, 2)
     assert class_names(tiny) == ["class 0", "class 1"]
     tiny.head = nn.Linear(48, 1)
-    with pytest.raises(ValueError, match="one output, a number"):
+    with pytest.raises(ValueError, match="gives numbers, not classes"):
         top_classes(tiny, torch.zeros(1, 1))
 
 

@@ -279,10 +279,17 @@ def test_a_regression_is_explained_and_has_no_classes():
         explain(model, x).heatmap, explain(model, x, target=lambda y: y[:, 0]).heatmap
     )
     explanation = explain(model, x)
-    with pytest.raises(ValueError, match="one output, a number"):
+    with pytest.raises(ValueError, match="numbers, not classes"):
         top_classes(model, explanation.logits)
-    with pytest.raises(ValueError, match="one output, a number"):
+    with pytest.raises(ValueError, match="no probability to follow"):
         deletion_insertion(model, x, explanation.heatmap, 0)
+    several = fresh(num_labels=3, problem_type="regression")
+    with pytest.raises(ValueError, match="gives 3 numbers: target must say which"):
+        explain(several, x)
+    assert explain(several, x, target=2).heatmap.shape == (2, 2, 3)
+    assert explain(several, x, method="rollout").heatmap.shape == (2, 2, 3)
+    with pytest.raises(ValueError, match="numbers, not classes"):
+        top_classes(several, torch.zeros(1, 3))
 
 
 @pytest.mark.parametrize(
@@ -292,6 +299,8 @@ def test_a_regression_is_explained_and_has_no_classes():
         ("ConvNextForImageClassification", {"depths": (1,) * 4, "hidden_sizes": (4,) * 4}),
         ("ViTForMaskedImageModeling", SQUARE),
         ("Dinov2Backbone", SQUARE),
+        ("ViTMSNForImageClassification", SQUARE),
+        ("ViTModel", {**SQUARE, "num_hidden_layers": 0}),
         ("BertModel", {**TEXT, "max_position_embeddings": 16}),
     ],
 )
@@ -300,6 +309,30 @@ def test_models_that_cannot_be_explained(made, settings):
     model = made(made.config_class(**settings))
     with pytest.raises(ValueError, match=rf"model {made.__name__}"):
         explain(model, torch.zeros(1, 3, 32, 32))
+
+
+def test_names_with_gaps_and_heads_replaced_by_hand():
+    config = transformers.ViTConfig(**SQUARE, id2label={0: "ant", 2: "cat"})
+    model = lively(transformers.ViTForImageClassification(config))
+    assert class_names(model) == ["ant", "class 1"]
+    model.config.id2label = {"0": "ant", "1": None}
+    assert class_names(model) == ["ant", "class 1"]
+    model.classifier = nn.Linear(32, 3)
+    explanation = explain(model, input_of("ViTModel"))
+    assert len(top_classes(model, explanation.logits)[0]) == 3
+
+
+def test_an_input_smaller_than_a_patch():
+    with pytest.raises(ValueError, match="smaller than a patch"):
+        explain(fresh(), torch.zeros(1, 3, 8, 32))
+
+
+@pytest.mark.parametrize("layout", ["ViTModel", "CLIPModel", "SiglipModel", "BeitModel"])
+def test_a_configuration_that_wants_tuples(layout):
+    model, x = fresh(layout), input_of(layout)
+    expected = explain(model, x, target=third).heatmap
+    model.config.return_dict = False
+    assert torch.equal(explain(model, x, target=third).heatmap, expected)
 
 
 # ------------------------------------------------------------------------------------- wrappers
@@ -343,15 +376,41 @@ def test_an_adapter_is_explained_with_what_it_adds():
     torch.testing.assert_close(explanation.heatmap, merged, rtol=0, atol=1e-5)
 
 
+def test_wrappers_of_ones_own_are_not_looked_into():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.timm_model, self._orig_mod = nn.Identity(), nn.Identity()
+
+    with pytest.raises(ValueError, match="no known library"):
+        explain(Net(), torch.zeros(1, 3, 32, 32))
+
+    class OwnHead(transformers.ViTPreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.vit = transformers.ViTModel(config)
+
+    model = OwnHead(transformers.ViTConfig(**SQUARE))
+    with pytest.raises(ValueError, match="neither a tower"):
+        explain(model, torch.zeros(1, 3, 32, 32))
+
+
+def test_a_tuner_without_its_peft_model():
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = fresh()
+    config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    tuner = peft.LoraModel(model, config, "default")
+    assert library_of(tuner).model is model
+
+
 def test_timm_inside_transformers():
     config = transformers.TimmWrapperConfig(
         architecture="vit_tiny_patch16_224", model_args={"depth": 1}, num_labels=3
     )
     wrapper = transformers.TimmWrapperForImageClassification(config)
-    x = torch.randn(1, 3, 224, 224)
-    explanation = explain(wrapper, x)
-    assert library_of(wrapper).name == "timm"
-    assert torch.equal(explanation.heatmap, explain(wrapper.timm_model, x).heatmap)
+    with pytest.raises(ValueError, match="give its timm_model"):
+        explain(wrapper, torch.zeros(1, 3, 224, 224))
+    assert library_of(wrapper.timm_model).name == "timm"
 
 
 # ----------------------------------------------------------------------- the same weights in timm
@@ -490,6 +549,34 @@ def test_a_folder_without_an_image_processor(tmp_path):
     assert explain(model, torch.zeros(1, 3, 32, 32)).heatmap.shape == (1, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("made", "settings", "expected"),
+    [
+        ("BitImageProcessor", {"do_resize": False, "crop_size": 32}, (34, 14, 66, 46)),
+        ("BitImageProcessor", {"size": {"shortest_edge": 24}, "crop_size": 32}, "pads what it"),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 32}}, "is not known"),
+    ],
+)
+def test_processors_that_crop_in_other_ways(made, settings, expected, tmp_path):
+    fresh().save_pretrained(tmp_path)
+    getattr(transformers, made)(**settings).save_pretrained(tmp_path)
+    model = load_model(f"transformers:{tmp_path}")
+    if isinstance(expected, tuple):
+        assert crop_box(model, (100, 60)) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            crop_box(model, (100, 60))
+
+
+def test_the_whole_picture_is_not_padded(tmp_path):
+    fresh().save_pretrained(tmp_path)
+    size, pad = {"height": 32, "width": 32}, {"height": 64, "width": 64}
+    processor = transformers.ViTImageProcessor(size=size, do_pad=True, pad_size=pad)
+    processor.save_pretrained(tmp_path)
+    model = load_model(f"transformers:{tmp_path}")
+    assert preprocess(model, smooth(60, 50)).shape == (1, 3, 32, 32)
+
+
 # -------------------------------------------------------------------------------------- loading
 
 
@@ -568,9 +655,37 @@ def test_no_model_anywhere(offline):
         assert way in str(caught.value)
 
 
+def test_a_shorter_model_than_its_checkpoint(tmp_path):
+    fresh().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"there is no place for .*layers?\.1\."):
+        load_model(f"transformers:{tmp_path}")
+
+
+def test_progress_bars_stay_as_they_are(tmp_path):
+    from huggingface_hub import utils
+
+    logging = transformers.utils.logging
+    fresh().save_pretrained(tmp_path)
+    before = utils.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    for hub in (True, False):
+        utils.disable_progress_bars() if hub else utils.enable_progress_bars()
+        state = utils.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+        load_model(f"transformers:{tmp_path}")
+        assert (utils.are_progress_bars_disabled(), logging.is_progress_bar_enabled()) == state
+    utils.disable_progress_bars() if before[0] else utils.enable_progress_bars()
+
+
 def test_other_bad_names(tmp_path, offline):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         load_model(f"transformers:{tmp_path / 'none'}")
+    with pytest.raises(FileNotFoundError, match="must follow"):
+        load_model("transformers:")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter alone"):
+        load_model(f"transformers:{tmp_path / 'adapter'}")
     with pytest.raises(ValueError, match="has its own"):
         load_model(f"transformers:{tmp_path}", weights="a.safetensors")
     with pytest.raises(ValueError, match="cannot be loaded"):
@@ -614,16 +729,11 @@ def test_folder_to_command_line_to_picture(tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------------------------------- texts
 
 
-class Tokens(dict):
-    def to(self, device):
-        return self
-
-
-def tokenizer(texts: list[str], padding, max_length, **_) -> Tokens:
+def tokenizer(texts: list[str], padding, max_length, **_) -> dict[str, Tensor]:
     """Letters as tokens, an end, and zeros."""
-    rows = [[*(3 + ord(letter) % 40 for letter in text[: max_length - 1]), 2] for text in texts]
-    length = max_length if padding == "max_length" else max(map(len, rows))
-    return Tokens(input_ids=torch.tensor([row + [0] * (length - len(row)) for row in rows]))
+    rows = [[*(3 + ord(letter) % 40 for letter in text), 2] for text in texts]
+    length = max(max_length if padding == "max_length" else 0, *map(len, rows))
+    return dict(input_ids=torch.tensor([row + [0] * (length - len(row)) for row in rows]))
 
 
 @pytest.mark.parametrize("layout", ["CLIPModel", "SiglipModel", "Siglip2Model"])
@@ -651,7 +761,10 @@ def test_text_target(layout, rather_than):
         change[0, index] = 1e-6
         slope = (target(features + change) - target(features - change)).item() / 2e-6
         assert gradient[0, index].item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
+    with torch.inference_mode():
+        again = text_target(model, "a bee", rather_than=rather_than, tokenizer=tokenizer)
     heatmap = explain(model, x, target=target).heatmap
+    assert torch.equal(explain(model, x, target=again).heatmap, heatmap)
     other = explain(model, x, target=text_target(model, "zzz", tokenizer=tokenizer)).heatmap
     assert heatmap.shape == (1, 2, 3) and not torch.allclose(heatmap, other)
 
@@ -690,6 +803,7 @@ def test_the_text_targets_gradient_by_attention_equals_finite_differences():
         ({"text": " "}, "must be sentences"),
         ({"text": "a bee", "rather_than": ""}, "must be sentences"),
         ({"text": 5}, "must be sentences"),
+        ({"text": "a bee on a flower in a garden"}, "at most 16 tokens"),
         ({"text": "a bee", "tokenizer": None}, "no tokenizer"),
     ],
 )

@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     read = {sources[0]: load_image(sources[0])} if len(sources) == 1 else {}
     model = load_model(options.model, weights=options.weights, device=options.device)
     target = None if options.target is None else _target(model, options.target)
-    if len(sources) > 1:
+    if len(sources) > 1 or Path(options.photos[0]).is_dir():
         outputs[sources[0]].parent.mkdir(parents=True, exist_ok=True)
     broken = 0
     firsts = range(0, len(sources), options.batch_size)
@@ -152,8 +152,8 @@ def _outputs(options: argparse.Namespace, sources: list[str]) -> dict[str, Path]
         if output.suffix or output.is_file():
             raise ValueError(f"output of several photographs is a folder, got {str(output)!r}")
         folder = output
-    for source, name in names.items():
-        twin = next(other for other in names if names[other] == name)
+    for source, name in names.items():  # on some systems A.png is a.png
+        twin = next(other for other in names if names[other].lower() == name.lower())
         if twin != source:
             raise ValueError(f"photos {twin!r} and {source!r} would both be written to {name!r}")
     return {source: folder / name for source, name in names.items()}
@@ -180,11 +180,12 @@ def _explain(
     given = vars(options)
     settings = {name: given[name] for name in _settings() if given.get(name) is not None}
     explanation = explain(model, x, method=options.method, target=target, **settings)
-    names, one_number = class_names(model), library_of(model).one_number
+    names, regresses = class_names(model), library_of(model).regresses
     for index, (image, output) in enumerate(batch):
         lines = []
-        if one_number:
-            lines.append(f"output {float(explanation.logits[index]):.4g}")
+        if regresses:
+            numbers = ", ".join(f"{number:.4g}" for number in explanation.logits[index].tolist())
+            lines.append(f"output {numbers}")
         elif names:
             for top in top_classes(model, explanation.logits[index : index + 1])[0]:
                 lines.append(f"{top.probability:6.1%}  {top.index:4d}  {top.name}")
@@ -202,7 +203,7 @@ def _device(text: str) -> torch.device:
     """A device that is there."""
     try:
         device = torch.device(text)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # which "meta" has not
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .methods import offered_method
-from .models.targets import Target
+from .capture import Capture
+from .methods import Method, offered_method
+from .models.inputs import check_input
+from .models.targets import Chosen, Target, split_target
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,10 @@ def explain(
         (torch.Size([1, 2, 4]), tensor([7]))
     """
     having = offered_method(method).having(**settings)
-    capture = having.capture(model, x, target=target, batch_size=batch_size)
-    return Explanation(having.heatmap(capture), capture.logits, capture.target, method)
+    maps, logits, chosen = _in_parts(having, having.heatmap, model, x, target, batch_size)
+    targets = [each for each in chosen if isinstance(each, Tensor)]
+    asked = torch.cat(targets) if targets else chosen[0]
+    return Explanation(torch.cat(maps), torch.cat(logits), asked, method)
 
 
 def discard_sweep(
@@ -118,5 +124,29 @@ def discard_sweep(
         torch.Size([3, 3, 2, 4])
     """
     known = offered_method(method)
-    capture = known.having(**settings).capture(model, x, target=target, batch_size=batch_size)
-    return known.sweep(capture, discard_ratios, **settings)
+    ratios = partial(known.sweep, discard_ratios=discard_ratios, **settings)
+    maps, _, _ = _in_parts(known.having(**settings), ratios, model, x, target, batch_size)
+    return torch.cat(maps, 1)
+
+
+def _in_parts(
+    method: Method,
+    draw: Callable[[Capture], Tensor],
+    model: nn.Module,
+    x: Tensor,
+    target: Target,
+    batch_size: int | None,
+) -> tuple[list[Tensor], list[Tensor], list[Chosen]]:
+    """Maps, logits and targets of each part of a batch; no more than one capture is alive."""
+    check_input(model, x)
+    capture = partial(method.capture, model, batch_size=batch_size)  # refuses a wrong batch_size
+    size = len(x)
+    if isinstance(batch_size, int) and batch_size > 0:
+        size = max(1, batch_size // getattr(method, "steps", 1))
+    found: list[tuple[Tensor, Tensor, Chosen]] = []
+    for part, asked in zip(x.split(size), split_target(target, len(x), size), strict=True):
+        one = capture(part, target=asked)
+        found.append((draw(one), one.logits, one.target))
+        del one  # before the next one is made
+    maps, logits, chosen = zip(*found, strict=True)
+    return list(maps), list(logits), list(chosen)

@@ -72,8 +72,8 @@ def top_classes(model: nn.Module, logits: Tensor, k: int = 5) -> list[list[TopCl
         One list of `TopClass` per image.
 
     Raises:
-        ValueError: the model has no classifier, or a single output that is a number, or `logits`
-            does not fit it.
+        ValueError: the model has no classifier, or gives numbers (regression), or `logits` does
+            not fit it.
 
     Example:
         >>> import torch
@@ -82,8 +82,8 @@ def top_classes(model: nn.Module, logits: Tensor, k: int = 5) -> list[list[TopCl
         'ladybird'
     """
     names, library = class_names(model), library_of(model)
-    if library.one_number:
-        raise ValueError(f"{library.what} has one output, a number: see its logits")
+    if library.regresses:
+        raise ValueError(f"{library.what} gives numbers, not classes: see its logits")
     if not names or logits.ndim != 2 or logits.shape[1] != len(names):
         raise ValueError(f"logits must be [B, {len(names)}], got {tuple(logits.shape)}")
     logits = logits.detach().float()

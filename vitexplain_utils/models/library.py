@@ -118,8 +118,8 @@ class Library:
         return bool(configuration.get("multi_label", False))
 
     @property
-    def one_number(self) -> bool:
-        """Whether the one output is a number (regression), not the only one of all classes."""
+    def regresses(self) -> bool:
+        """Whether the outputs are numbers (regression), not classes."""
         return self.classes == 1 and not self.multi_label
 
     def class_names(self) -> list[str] | None:
@@ -177,7 +177,7 @@ def known_library(name: str) -> type[Library]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `torch.compile`, `DataParallel`, a PEFT adapter or a `TimmWrapper…`.
+    """The model inside `torch.compile`, `DataParallel` or a PEFT adapter.
 
     It computes the same, with the adapter, in this process and on its own device.
 
@@ -189,12 +189,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
-        elif "_orig_mod" in model._modules:  # of torch.compile
+        elif type(model).__name__ == "OptimizedModule":  # of torch.compile
             model = model.get_submodule("_orig_mod")
-        elif "peft" in _origins(model):
-            model = model.get_base_model()  # type: ignore[operator]
-        elif "timm_model" in model._modules:  # of transformers
-            model = model.get_submodule("timm_model")
+        elif "peft" in _origins(model):  # a PeftModel, or the tuner inside one
+            ask: Any = getattr(model, "get_base_model", lambda tuner=model: tuner.model)
+            model = ask()
         else:
             return model
 

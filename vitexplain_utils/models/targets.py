@@ -30,6 +30,8 @@ def choose_target(library: Library, logits: Tensor, target: Target, needed: bool
         raise ValueError(f"the model must return logits [B, C], got {tuple(logits.shape)}")
     if callable(target):
         return target
+    if library.regresses and logits.shape[1] > 1 and needed and target is None:
+        raise ValueError(f"{library.what} gives {logits.shape[1]} numbers: target must say which")
     if library.classes == 0:
         if needed or target is not None:
             raise ValueError(
@@ -38,6 +40,26 @@ def choose_target(library: Library, logits: Tensor, target: Target, needed: bool
             )
         return None
     return _class_index(logits, target)
+
+
+def split_target(target: Target, count: int, size: int) -> list[Target]:
+    """What is asked of each part of a batch of `count` images, parts of at most `size`.
+
+    Raises:
+        ValueError: not one class per image.
+
+    Example:
+        >>> split_target([4, 0, 2], count=3, size=2)
+        [[4, 0], [2]]
+    """
+    firsts = range(0, count, size)
+    if len(firsts) == 1 or target is None or callable(target) or isinstance(target, int):
+        return [target] * len(firsts)
+    if isinstance(target, Tensor) and target.ndim == 0:
+        return [target] * len(firsts)
+    if not hasattr(target, "__len__") or len(target) != count:
+        raise ValueError(f"target must be one class, or one per image of {count}; got {target!r}")
+    return [target[first : first + size] for first in firsts]
 
 
 def score(logits: Tensor, chosen: Chosen) -> Tensor:

@@ -77,20 +77,21 @@ def _tokenizer(model: Any) -> Any:
         ) from error
 
 
-@torch.no_grad()
 def _embed(model: Any, tokenizer: Any, texts: list[str]) -> Tensor:
     """The texts' embeddings, each of length 1, in eval mode."""
     # SigLIP was trained on texts filled up to their full length, and reads the last token.
     length = model.config.text_config.max_position_embeddings
     padding = True if model.config.model_type == "clip" else "max_length"
-    tokens = tokenizer(
-        texts, return_tensors="pt", padding=padding, max_length=length, truncation=True
-    )
+    tokens = tokenizer(texts, return_tensors="pt", padding=padding, max_length=length)
+    if tokens["input_ids"].shape[1] > length:
+        raise ValueError(f"text and rather_than must have at most {length} tokens: {texts!r}")
+    device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.text_model.modules()]
     model.text_model.eval()
     try:
-        out = model.get_text_features(**tokens.to(next(model.parameters()).device))
+        with torch.inference_mode(False), torch.no_grad():  # the first lets gradients in again
+            out = model.get_text_features(**{key: t.to(device) for key, t in tokens.items()})
+            return functional.normalize(out.pooler_output, dim=-1)
     finally:
         for module, mode in modes:
             module.training = mode
-    return functional.normalize(out if isinstance(out, Tensor) else out.pooler_output, dim=-1)

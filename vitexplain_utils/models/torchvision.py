@@ -122,10 +122,12 @@ class Torchvision(Library):
 
 def _settings(state: dict[str, Tensor], name: str) -> dict[str, int]:
     """The number of classes and the picture's size that a checkpoint was made for."""
+    heads = [key for key in state if re.fullmatch(r"heads\..*weight", key)]
+    if "encoder.pos_embedding" not in state or not heads:
+        raise ValueError("it has no encoder.pos_embedding or no heads")
     patches = state["encoder.pos_embedding"].shape[1] - 1
     patch = int(name.rsplit("_", 1)[1])
-    head = [key for key in state if re.fullmatch(r"heads\..*weight", key)][-1]
-    return {"num_classes": len(state[head]), "image_size": round(patches**0.5) * patch}
+    return {"num_classes": len(state[heads[-1]]), "image_size": round(patches**0.5) * patch}
 
 
 def _find_weights(name: str) -> Path:

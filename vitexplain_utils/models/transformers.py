@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 from PIL import Image
 from torch import Tensor, nn
 
@@ -65,7 +67,7 @@ class Transformers(Library):
         super().__init__(model)
         inside = model.base_model if self._classifies else model
         self.tower: Any = getattr(model, "vision_model", inside)
-        self.config: Any = self.tower.config
+        self.config: Any = getattr(self.tower, "config", model.config)
 
     @classmethod
     def load(cls, name: str, weights: Path | None) -> nn.Module:
@@ -106,7 +108,10 @@ class Transformers(Library):
             for name, module in self.tower.named_modules()
             if isinstance(module, nn.ModuleList) and name.split(".")[-1] in ("layer", "layers")
         )
-        return list(next(layers))
+        blocks = list(next(layers))
+        if not blocks:
+            raise ValueError(f"{self.what} has no transformer blocks to record")
+        return blocks
 
     def pool_module(self) -> nn.Module | None:
         """SigLIP's head, where it is what is read."""
@@ -150,6 +155,9 @@ class Transformers(Library):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits, or a tower's features."""
+        height, width = _pair(self.config.patch_size)
+        if x.shape[2] < height or x.shape[3] < width:
+            raise ValueError(f"x of shape {tuple(x.shape)} is smaller than a patch")
         inputs: dict[str, Any] = {"pixel_values": x}
         takes = inspect.signature(self.tower.forward).parameters
         if "spatial_shapes" in takes:
@@ -157,7 +165,7 @@ class Transformers(Library):
         elif "interpolate_pos_encoding" in takes and x.shape[-2:] != _pair(self.config.image_size):
             inputs["interpolate_pos_encoding"] = True
         run = self.model.get_image_features if hasattr(self.model, "text_model") else self.model
-        out = run(**inputs)
+        out = run(**inputs, return_dict=True)
         given = (getattr(out, name, None) for name in ("logits", "image_embeds", "pooler_output"))
         found = out if isinstance(out, Tensor) else next((v for v in given if v is not None), None)
         return out.last_hidden_state[:, 0] if found is None else found
@@ -168,8 +176,11 @@ class Transformers(Library):
 
     @property
     def classes(self) -> int | None:
-        """The configuration's `num_labels`; 0 for a tower."""
-        return self.model.config.num_labels if self._classifies else 0
+        """As many as the classifier has outputs, also where it was replaced; 0 for a tower."""
+        if not self._classifies:
+            return 0
+        head = getattr(self.model, "classifier", getattr(self.model, "cls_classifier", None))
+        return getattr(head, "out_features", self.model.config.num_labels)
 
     @property
     def multi_label(self) -> bool:
@@ -178,8 +189,14 @@ class Transformers(Library):
 
     def class_names(self) -> list[str] | None:
         """The configuration's `id2label`."""
-        names = self.model.config.id2label
-        return [names[index] for index in range(len(names))]
+        names = {int(index): name for index, name in self.model.config.id2label.items()}
+        return [str(names.get(index) or f"class {index}") for index in range(self.classes or 0)]
+
+    @property
+    def regresses(self) -> bool:
+        """By the configuration's `problem_type`, or because there is one output alone."""
+        said = self.model.config.problem_type == "regression"
+        return super().regresses or (self._classifies and said)
 
     def _processor(self) -> Any:
         """The model's image processor, from where the model came from; its family's in memory."""
@@ -207,6 +224,8 @@ class Transformers(Library):
             height, width = self._size(processor)
             image = image.resize((width, height), Image.Resampling(int(processor.resample)))
             options = {"do_resize": False, "do_center_crop": False}
+            if getattr(processor, "do_pad", None):
+                options["do_pad"] = False
         made = processor(images=image, return_tensors="pt", **options)
         x: Tensor = made["pixel_values"]
         if "spatial_shapes" in made:
@@ -228,13 +247,21 @@ class Transformers(Library):
         """The inverse of the processor's resize and centre crop."""
         processor = self._processor()
         width, height = size
+        if getattr(processor, "crop_pct", None) or getattr(processor, "do_pad", None):
+            raise ValueError(
+                f"{self.what}: where its {type(processor).__name__} crops or pads is not known"
+            )
         if not getattr(processor, "do_center_crop", False):
             return 0.0, 0.0, float(width), float(height)
         scaled, cut = processor.size, processor.crop_size
-        if "shortest_edge" in scaled:
+        if not processor.do_resize:
+            scale = 1.0, 1.0
+        elif "shortest_edge" in scaled:
             scale = (scaled["shortest_edge"] / min(size),) * 2
         else:
             scale = scaled["width"] / width, scaled["height"] / height
+        if cut["width"] > round(width * scale[0]) or cut["height"] > round(height * scale[1]):
+            raise ValueError(f"{self.what}: its {type(processor).__name__} pads what it crops")
         return centre_box(size, scale, (cut["width"], cut["height"]))
 
     def stages(self) -> list[tuple[str, list[nn.Module]]]:
@@ -255,14 +282,17 @@ def _class_name(model: nn.Module) -> str:
 
 def _check_class(name: str, family: str, what: str) -> None:
     """Raise a ValueError unless this class of this family is a tower or a classifier on one."""
-    if not family.startswith(tuple(_FAMILIES)) and family not in ("clip", "siglip", "siglip2"):
+    if family == "timm_wrapper":
+        raise ValueError(f"{what} holds a model of timm: give its timm_model")
+    if family not in (*_FAMILIES, "clip", "siglip", "siglip2"):
         raise ValueError(
             f"{what} is of type {family!r}; of transformers these have global self-attention over "
             f"all tokens that can be recorded: {', '.join(_FAMILIES)}"
         )
-    if not name.endswith((*_CLASSIFIERS, *_TOWERS)):
+    if not name.endswith((*_CLASSIFIERS, *_TOWERS)) or name.endswith("PreTrainedModel"):
         raise ValueError(
-            f"{what} is neither a tower nor ForImageClassification, but {name or 'of no class'}"
+            f"{what} is neither a tower (…Model) nor …ForImageClassification of transformers, but "
+            f"{name or 'of no class: its config.json names no architectures'}"
         )
 
 
@@ -270,8 +300,15 @@ def folder_of(name: str) -> str:
     """A folder, or a repository's folder in the hub's cache, downloaded if need be and possible."""
     from huggingface_hub import snapshot_download
 
+    if not name:
+        raise FileNotFoundError("transformers: a folder or a name of the hub must follow")
     found = Path(name) if Path(name).is_dir() else files.in_folder(name, name.split("/")[-1])
     if found is not None:
+        if (found / "adapter_config.json").is_file() and not (found / "config.json").is_file():
+            raise ValueError(
+                f"{str(found)!r} holds an adapter alone: load its base, and explain "
+                "peft.PeftModel.from_pretrained(base, folder)"
+            )
         return str(found)
     if name.count("/") > 1 or Path(name).is_absolute():
         raise FileNotFoundError(f"transformers:{name} is not a folder")
@@ -299,6 +336,9 @@ def _from_pretrained(made: Any, source: str) -> nn.Module:
             model, info = made.from_pretrained(source, add_pooling_layer=False, **options)
     if info["missing_keys"]:
         raise ValueError(f"there are no weights for {', '.join(sorted(info['missing_keys']))}")
+    lost = [key for key in info["unexpected_keys"] if re.search(r"\.layers?\.\d+\.", f".{key}")]
+    if lost:
+        raise ValueError(f"there is no place for {', '.join(sorted(lost)[:3])}, …")
     found: nn.Module = model
     return found
 
@@ -308,6 +348,7 @@ def _quiet() -> Iterator[None]:
     """Without transformers' progress bar and its report on weights, which is read here."""
     logging = transformers.utils.logging
     bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    hub = are_progress_bars_disabled()  # transformers switches it as well
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
@@ -316,6 +357,8 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
+        if hub:
+            disable_progress_bars()
 
 
 def _pair(size: Any) -> tuple[int, int]:

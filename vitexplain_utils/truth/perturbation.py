@@ -202,8 +202,8 @@ def without_detail(x: Tensor, fill: str) -> Tensor:
 def _probability(model: nn.Module, x: Tensor, index: Tensor) -> Tensor:
     """The probability of each picture's class: of a softmax or, with several labels, a sigmoid."""
     logits, library = _logits(model, x).double(), library_of(model)
-    if library.one_number:
-        raise ValueError(f"{library.what} has one output, a number, and no probability to follow")
+    if library.regresses:
+        raise ValueError(f"{library.what} gives numbers, so there is no probability to follow")
     probability = logits.sigmoid() if library.multi_label else logits.softmax(1)
     return probability.gather(1, index[:, None])[:, 0]
 
