@@ -2,26 +2,39 @@
 
 Two ViT-S with random weights, one picture, every case in a process of its own: how far the peak of
 resident memory rises above what the process holds with its model, after a warm-up with a tiny one.
-Linux only: the peak is read from /proc/self/status.
+Four pictures, at once and one by one, say what `batch_size` saves. The numbers are also written to
+results/memory.json. Linux only: the peak is read from /proc/self/status.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from speed import forward, forward_backward
 from torch import Tensor, nn
 
+import vitexplain_utils
 from vitexplain_utils import explain
 
+RESULTS = Path(__file__).with_name("results") / "memory.json"
 MODELS = {"vit_small_patch14_dinov2": 518, "vit_small_patch16_dinov3": 1024}  # picture's side
+
+
+def attribution_of_four(model: nn.Module, x: Tensor, batch_size: int | None) -> None:
+    four = x.expand(4, -1, -1, -1)
+    explain(model, four, method="attribution", target=0, batch_size=batch_size)
+
+
 CASES: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "forward": forward,
     "forward + backward": forward_backward,
@@ -29,6 +42,8 @@ CASES: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "gradient rollout": partial(explain, method="gradient_rollout", target=0),
     "relevance": partial(explain, method="relevance", target=0),
     "attribution": partial(explain, method="attribution", target=0),
+    "attribution, four pictures": partial(attribution_of_four, batch_size=None),
+    "attribution, four pictures, batch_size=1": partial(attribution_of_four, batch_size=1),
 }
 MEASURE = "forward + backward"
 
@@ -68,16 +83,31 @@ def main() -> None:
         parser.error("memory.py runs on Linux only: it reads /proc/self/status")
     if options.one:
         return print(growth(*options.one))
-    for name, side in MODELS.items():
-        model, _ = create(name, side)
-        tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-        matrices = len(model.blocks) * model.blocks[0].attn.num_heads * tokens**2 * 4 / 1e6
-        grown = {case: in_its_own_process(name, case) for case in CASES}
-        print(f"\n{name}, {side} px, {tokens:,} tokens: the attention matrices of all blocks")
-        print(f"would take {matrices:,.0f} MB, and their gradients as much\n")
-        print(f"| | MB | ÷ {MEASURE} |\n|---|---|---|")
-        for case, megabytes in grown.items():
-            print(f"| {case} | {megabytes:,.0f} | {megabytes / grown[MEASURE]:.2f}× |")
+    found = [measure(name, side) for name, side in MODELS.items()]
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"timm": timm.__version__, "vitexplain-utils": vitexplain_utils.__version__}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"versions": versions, "models": found}, indent=2) + "\n")
+
+
+def measure(name: str, side: int) -> dict[str, Any]:
+    """All cases of one model: printed, and returned for the file."""
+    model, _ = create(name, side)
+    tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+    matrices = len(model.blocks) * model.blocks[0].attn.num_heads * tokens**2 * 4 / 1e6
+    grown = {case: in_its_own_process(name, case) for case in CASES}
+    print(f"\n{name}, {side} px, {tokens:,} tokens: the attention matrices of all blocks")
+    print(f"would take {matrices:,.0f} MB, and their gradients as much\n")
+    print(f"| | MB | ÷ {MEASURE} |\n|---|---|---|")
+    for case, megabytes in grown.items():
+        print(f"| {case} | {megabytes:,.0f} | {megabytes / grown[MEASURE]:.2f}× |")
+    return {
+        "model": name,
+        "side": side,
+        "tokens": tokens,
+        "matrices of all blocks, MB": round(matrices),
+        "beside the model, MB": {case: round(megabytes) for case, megabytes in grown.items()},
+    }
 
 
 if __name__ == "__main__":

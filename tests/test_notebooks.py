@@ -14,6 +14,7 @@ LESSONS = [path for path in PATHS if path.name[0].isdigit()]
 SKELETON = ["## Setup", "## Exercises", "## Limits", "## Summary", "## Further reading"]
 MAX_LINES = 15  # of code in a cell, not counting blank lines and imports
 TAGS = {"parameters", "nbval-ignore-output"}
+COMING = [9]  # photographs; a notebook that is there may not stand here
 
 
 def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -25,8 +26,8 @@ def outputs(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_the_series_is_complete():
-    numbers = [path.name[:2] for path in LESSONS]
-    assert numbers == [f"{n:02d}" for n in range(1, len(LESSONS) + 1)] and len(LESSONS) >= 5
+    numbers = sorted([int(path.name[:2]) for path in LESSONS] + COMING)
+    assert numbers == list(range(1, len(numbers) + 1)) and len(LESSONS) >= 5
     assert (ROOT / "notebooks" / "readme-figures.ipynb") in PATHS
 
 
@@ -50,8 +51,8 @@ def test_cells(path: Path):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     for cell in code:
         assert set(cell.metadata.get("tags", [])) <= TAGS, cell.id
-        if "nbval-ignore-output" in cell.metadata.get("tags", []):  # photographs only
-            assert "deit" in cell.source, cell.id
+        if "nbval-ignore-output" in cell.metadata.get("tags", []):  # weights that may be missing
+            assert "deit" in cell.source or "clip" in cell.source, cell.id
         if not cell.source.startswith(("import ", "from ")):
             assert len([line for line in cell.source.splitlines() if line]) <= MAX_LINES, cell.id
         assert not cell.source.rstrip().endswith(";"), cell.id

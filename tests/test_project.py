@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -77,6 +78,19 @@ def test_readme_example_runs(tmp_path: Path):
     vitexplain_utils.hero_scene(4).image.save(tmp_path / "photo.png")
     subprocess.run([sys.executable, "-W", "error", "-c", garden], cwd=tmp_path, check=True)
     assert list(tmp_path.glob("*.png"))
+
+
+def test_readme_has_the_measured_memory():
+    """Its table is that of the file that the benchmark wrote."""
+    readme = (ROOT / "README.md").read_text()
+    file = json.loads((ROOT / "benchmarks" / "results" / "memory.json").read_text())
+    columns = [model["beside the model, MB"] for model in file["models"]]
+    rows = [case for case in columns[0] if f"| {case} | {columns[0][case]:,} |" in readme]
+    assert len(rows) == 7
+    for case in rows:
+        assert f"| {case} | {' | '.join(f'{column[case]:,}' for column in columns)} |\n" in readme
+    for model in file["models"]:
+        assert f"{model['matrices of all blocks, MB']:,}" in readme
 
 
 def test_contributing_example_runs(tmp_path: Path):
