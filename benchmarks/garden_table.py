@@ -2,8 +2,8 @@
 
 For each thing that the model finds in scenes with two or three things, all measures of the
 package, with 95 % bootstrap intervals over scenes. Deletion and insertion take a forward pass per
-step, so they are measured on a part of the questions. Grad-CAM of two other packages stands beside
-as an outside reference where they are installed: `pip install grad-cam torchcam`.
+step, so they are measured on a part of the questions. Peers (`peers.py`) stand beside as an outside
+reference; those of other packages want `pip install captum grad-cam`.
 
 With --units: what becomes of a map when the logits are multiplied.
 """
@@ -17,8 +17,8 @@ from functools import partial
 from itertools import count, islice
 
 import torch
+from peers import peers
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from vitexplain_utils import METHODS, Capture, Method, evaluate_methods, garden_scene, load_model
@@ -47,37 +47,8 @@ FACTORS = (0.01, 0.1, 1, 10, 100)  # of the logits, with --units
 Row = Method | Callable[[Capture], Tensor]
 
 
-def patches_as_channels(capture: Capture, tokens: Tensor) -> Tensor:
-    grid = capture.grid
-    return tokens[:, grid.prefix :].mT.unflatten(2, (grid.rows, grid.cols))  # [B, D, rows, cols]
-
-
-def grad_cam(capture: Capture) -> Tensor:
-    """Grad-CAM of the package `grad-cam`, at the layer that its documentation names for ViTs."""
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    targets = [ClassifierOutputTarget(int(index)) for index in capture.target]
-    layers = [capture.model.blocks[-1].norm1]
-    reshape = partial(patches_as_channels, capture)
-    with GradCAM(capture.model, layers, reshape_transform=reshape) as cam:
-        maps = torch.from_numpy(cam(capture.x, targets))
-    return adaptive_avg_pool2d(maps, (capture.grid.rows, capture.grid.cols))
-
-
-def layer_cam(capture: Capture) -> Tensor:
-    """Layer-CAM of the package `torchcam`, at the same layer."""
-    from torchcam.methods import LayerCAM
-
-    layer = capture.model.blocks[-1].norm1
-    reshape = partial(patches_as_channels, capture)
-    x = capture.x.detach().clone().requires_grad_()
-    with LayerCAM(capture.model, target_layer=layer, reshape_transform=reshape) as cam:
-        return cam(capture.target.tolist(), capture.model(x))[0].nan_to_num()
-
-
 def methods(flow: bool) -> dict[str, Row]:
-    """Every row of the table."""
+    """Every row of the table but the peers'."""
     gradient, relevance, attribution, rollout, mistaken = (
         METHODS[name]
         for name in ("gradient_rollout", "relevance", "attribution", "rollout", "vit_explain")
@@ -96,13 +67,6 @@ def methods(flow: bool) -> dict[str, Row]:
             steps=8, hold_attention=False
         ),
     }
-    for name, peer in (("pytorch_grad_cam", grad_cam), ("torchcam", layer_cam)):
-        try:
-            __import__(name)
-        except ImportError:
-            print(f"{name} is not installed: its row is left out")
-        else:
-            rows[f"{peer.__name__.replace('_', '-')} ({name})"] = peer
     rows["last attention"] = METHODS["last_attention"]
     for fusion in HEAD_FUSIONS:
         for ratio in (0.0, 0.9):
@@ -201,19 +165,19 @@ def main() -> None:
     asked = ask_garden(model, drawn)
     if options.units:
         return units(model, asked)
-    rows = methods(options.flow)
-    table = evaluate_methods(model, asked, rows)
+    rows, outside = methods(options.flow), peers(model)
+    table = evaluate_methods(model, asked, rows | outside)
     print(f"\n{len(asked)} things found in {options.scenes} scenes\n")
     print(format_table(table, MAIN), end="\n\n")
     print(format_table(table, MORE), end="\n\n")
     few = first_questions(asked, options.perturbed)
-    table = evaluate_methods(model, few, rows, steps=12)
+    table = evaluate_methods(model, few, rows | outside, steps=12)
     print(f"{len(few)} questions about {options.perturbed} scenes; patches blurred in 12 steps\n")
     print(format_table(table, ["deletion", "insertion"]), end="\n\n")
     print(
         "rank correlation with the original map while the model is randomised from the head down\n"
     )
-    cascade(model, few, {name: rows[name] for name in rows if "(" not in name and name != "flow"})
+    cascade(model, few, {name: rows[name] for name in rows if name != "flow"})
     print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes")
 
 

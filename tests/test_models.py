@@ -8,10 +8,11 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from vitexplain_utils import class_index, load_model, top_classes
+from vitexplain_utils import class_index, load_model, preprocess, top_classes
 from vitexplain_utils.models import class_names
 
 NAME = "deit_tiny_patch16_224"
@@ -123,6 +124,32 @@ def test_checkpoint_of_another_architecture(other, tmp_path):
     torch.save(timm.create_model(other, **settings).state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match=rf"other\.pth.*cannot be loaded into {NAME}"):
         load_model(NAME, weights=tmp_path / "other.pth")
+
+
+def test_another_size(deit_checkpoint):
+    usual, large = (load_model(NAME, weights=deit_checkpoint, img_size=n) for n in (None, 448))
+    assert preprocess(large, Image.new("RGB", (30, 20))).shape == (1, 3, 448, 448)
+    assert torch.equal(large.pos_embed[:, 0], usual.pos_embed[:, 0])
+    small, grid = (
+        model.pos_embed[:, 1:].mT.unflatten(2, (side, side))
+        for model, side in ((usual, 14), (large, 28))
+    )
+    again = torch.nn.functional.avg_pool2d(grid, 2)
+    assert torch.corrcoef(torch.stack([small.flatten(), again.flatten()]))[0, 1] > 0.9
+    with torch.no_grad():
+        assert large(torch.zeros(1, 3, 448, 448)).shape == usual(torch.zeros(1, 3, 224, 224)).shape
+
+
+@pytest.mark.parametrize("size", [0, -16, 230, 224.0])
+def test_sizes_that_patches_do_not_fill(size):
+    with pytest.raises(ValueError, match=f"img_size must be whole patches of 8 pixels, got {size}"):
+        load_model("garden", img_size=size)
+
+
+def test_a_model_of_one_size(monkeypatch):
+    monkeypatch.delattr("timm.models.vision_transformer.VisionTransformer.set_input_size")
+    with pytest.raises(ValueError, match="img_size 96: VisionTransformer takes one size only"):
+        load_model("garden", img_size=96)
 
 
 class Malicious:

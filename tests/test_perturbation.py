@@ -47,7 +47,7 @@ def naive_fill(x, fill):
         for c in range(channels):
             filled[c] = sum(x[c].flat) / x[c].size
         return filled
-    sigma = min(height, width) / 8
+    sigma = min(height, width) / {"blur": 8, "light blur": 16}[fill]
     reach = int(np.ceil(2.5 * sigma))
     for i, j in product(range(height), range(width)):
         total = 0.0
@@ -98,6 +98,14 @@ def naive_area(curve, fraction):
         (curve[k] + curve[k + 1]) / 2 * (fraction[k + 1] - fraction[k])
         for k in range(len(curve) - 1)
     )
+
+
+@pytest.mark.parametrize("steps", [3, 4, 6])
+def test_insertion_backwards_is_least_relevant_first_deletion(tiny, tiny_x, steps):
+    maps = torch.rand(3, *GRID, generator=torch.Generator().manual_seed(2))  # no ties
+    first, last = (deletion_insertion(tiny, tiny_x, m, TARGETS, steps=steps) for m in (maps, -maps))
+    torch.testing.assert_close(last.deletion, first.insertion.flip(1))
+    torch.testing.assert_close(last.deletion_auc, first.insertion_auc)
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["softmax", "sigmoid"])
@@ -288,7 +296,7 @@ def test_batch_size_bounds_a_forward_pass_and_changes_nothing(batch_size):
     model = Brightness()
     settings = dict(batch_size=batch_size)
     curves = deletion_insertion(model, x, MAPS, 0, **settings)
-    assert model.most == min(batch_size, 2 * 3 * 7)
+    assert model.most == min(batch_size, 2 * 3 * 6)
     expected = deletion_insertion(Brightness(), x, MAPS, 0)
     torch.testing.assert_close(curves.deletion, expected.deletion, rtol=0, atol=1e-12)
     torch.testing.assert_close(curves.insertion, expected.insertion, rtol=0, atol=1e-12)
@@ -364,7 +372,7 @@ BOTH = [  # wrong for `deletion_insertion` as well as for `occlusion`
     (dict(x=X.numpy()), "x must be.*got ndarray"),
     (dict(x=X + NAN), "x holds NaN or inf"),
     (dict(x=X.to("meta")), "x is on meta, the model on cpu"),
-    (dict(fill="black"), r"fill must be one of \('blur', 'mean'\), got 'black'"),
+    (dict(fill="black"), r"fill must be one of \('blur', 'light blur', 'mean'\), got 'black'"),
     (dict(batch_size=0), "batch_size must be at least 1, got 0"),
     *[
         (dict(target=target), "target must be.*got " + shown)
@@ -433,7 +441,9 @@ def test_errors_of_models(tiny, tiny_x):
 
 
 def test_unknown_fill():
-    with pytest.raises(ValueError, match=r"fill must be one of \('blur', 'mean'\), got 'zero'"):
+    with pytest.raises(
+        ValueError, match=r"fill must be one of \('blur', 'light blur', 'mean'\), got 'zero'"
+    ):
         without_detail(X, "zero")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,11 @@ from .library import LIBRARIES, known_library
 
 
 def load_model(
-    name: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    img_size: int | None = None,
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
     """Load a model in eval mode; `"garden"` is the one that comes with this package.
 
@@ -30,13 +35,16 @@ def load_model(
     Args:
         name: as above; timm's with or without a weight tag.
         weights: a local checkpoint, `.safetensors` or `.pth`.
+        img_size: of a model of timm, pictures of so many pixels a side instead of those that it was
+            trained on: more patches of the same size, positions interpolated; `preprocess` follows.
         device: where the model goes.
 
     Returns:
         An ordinary `nn.Module` of its library.
 
     Raises:
-        ValueError: an unknown name, or a checkpoint that does not fit.
+        ValueError: an unknown name, a checkpoint that does not fit, or a size that patches do not
+            fill.
         FileNotFoundError: there are no weights; the message says the ways to provide them.
         ImportError: a model of transformers without that package.
 
@@ -55,4 +63,15 @@ def load_model(
         model = known_library(library).load(rest, path)
     else:
         model = known_library("timm").load(name, path)
+    if img_size is not None:
+        _resize(model, img_size)
     return model.eval().to(device)
+
+
+def _resize(model: Any, img_size: int) -> None:
+    if not hasattr(model, "set_input_size"):
+        raise ValueError(f"img_size {img_size!r}: {type(model).__name__} takes one size only")
+    patch = model.patch_embed.patch_size[0]
+    if not isinstance(img_size, int) or img_size < 1 or img_size % patch:
+        raise ValueError(f"img_size must be whole patches of {patch} pixels, got {img_size!r}")
+    model.set_input_size(img_size=(img_size, img_size))

@@ -1,7 +1,15 @@
 """Truth: questions with known answers, and measures of how well a map answers them."""
 
 from .baselines import centre_map, constant_map, edge_map, random_map
-from .evaluation import Captures, bootstrap_interval, evaluate_methods, format_table
+from .evaluation import (
+    Captures,
+    bootstrap_interval,
+    class_pairs,
+    compare_marks,
+    evaluate_methods,
+    format_table,
+    question_marks,
+)
 from .measures import (
     average_precision,
     energy_inside,
@@ -11,6 +19,7 @@ from .measures import (
     share_on_target,
 )
 from .perturbation import Curves, deletion_insertion, occlusion, replace_patches, without_detail
+from .photographs import ask_photographs, mosaic, mosaic_questions, read_labels
 from .questions import Questions, ask_garden
 from .sanity import randomised_models, rank_correlation
 
@@ -19,9 +28,12 @@ __all__ = [
     "Curves",
     "Questions",
     "ask_garden",
+    "ask_photographs",
     "average_precision",
     "bootstrap_interval",
     "centre_map",
+    "class_pairs",
+    "compare_marks",
     "constant_map",
     "deletion_insertion",
     "edge_map",
@@ -29,12 +41,16 @@ __all__ = [
     "evaluate_methods",
     "format_table",
     "mean_iou",
+    "mosaic",
+    "mosaic_questions",
     "occlusion",
     "pixel_accuracy",
     "pointing_game",
+    "question_marks",
     "random_map",
     "randomised_models",
     "rank_correlation",
+    "read_labels",
     "replace_patches",
     "share_on_target",
     "without_detail",

@@ -15,7 +15,7 @@ from ..models.library import library_of
 from ..models.targets import choose_target
 from ..recording import at_least_float32
 
-FILLS = ("blur", "mean")
+FILLS = ("blur", "light blur", "mean")
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,16 @@ def deletion_insertion(
     """Deletion and insertion curves (Petsiuk et al. 2018, arXiv:1806.07421), patch by patch.
 
     They need no known answer. Whole patches are replaced, because a ViT reads whole patches. Of
-    equal values the earlier patches, row by row, come first.
+    equal values the earlier patches, row by row, come first. Insertion, read backwards, is deletion
+    of the map's lowest patches first (least relevant first; Samek et al. 2017, arXiv:1509.06321):
+    the area is the same, so it takes no third curve.
 
     Args:
         model: a classifier, in eval mode.
         x: its input, `[B, 3, H, W]`.
         heatmap: `[B, rows, cols]`, of any sign; its grid must divide `H` and `W`.
         target: a class index, or one per image.
-        fill: what replaces a patch, `"blur"` or `"mean"` (see `without_detail`).
+        fill: what replaces a patch, `"blur"`, `"light blur"` or `"mean"` (see `without_detail`).
         steps: points on a curve after the first; at most one per patch.
         batch_size: pictures in one forward pass.
 
@@ -103,14 +105,17 @@ def deletion_insertion(
     order = heatmap.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1)  # 0 for the map's highest patch
     first = rank[:, None] < points.to(rank.device)[:, None]  # [B, S+1, patches]
-    chosen = torch.cat([first, ~first]).view(-1, *grid)  # deletion, then insertion
-    image = torch.arange(len(x)).repeat_interleave(len(points)).repeat(2)
+    # deletion, then insertion, which begins where that ends and ends where it begins
+    chosen = torch.cat([first, ~first[:, 1:-1]], 1).view(-1, *grid)
+    image = torch.arange(len(x)).repeat_interleave(2 * len(points) - 2)
     parts = []
     for which, places in zip(image.split(batch_size), chosen.split(batch_size), strict=True):
         mixed = replace_patches(x[which], filled[which], places)
         parts.append(_probability(model, mixed, index[which]))
-    probability = torch.cat(parts).cpu().view(2, len(x), len(points))
-    return Curves(points.double() / patches, probability[0], probability[1])
+    probability = torch.cat(parts).cpu().view(len(x), -1)
+    deletion, between = probability.tensor_split([len(points)], dim=1)
+    insertion = torch.cat([deletion[:, -1:], between, deletion[:, :1]], 1)
+    return Curves(points.double() / patches, deletion, insertion)
 
 
 @torch.no_grad()
@@ -177,7 +182,8 @@ def without_detail(x: Tensor, fill: str) -> Tensor:
     """What patches are replaced by: each picture blurred, or its mean colour.
 
     The blur is Gaussian, with a standard deviation of an eighth of the picture's shorter side, so
-    that a thing of some patches is gone, and its neighbours' light is not.
+    that a thing of some patches is gone, and its neighbours' light is not; the light one's is a
+    sixteenth.
 
     Example:
         >>> without_detail(torch.arange(4.0).view(1, 1, 2, 2), "mean")
@@ -189,7 +195,7 @@ def without_detail(x: Tensor, fill: str) -> Tensor:
     wide = at_least_float32(x)
     if fill == "mean":
         return wide.mean((2, 3), keepdim=True).to(x.dtype).expand_as(x)
-    sigma = min(x.shape[2:]) / 8
+    sigma = min(x.shape[2:]) / (8 if fill == "blur" else 16)
     reach = math.ceil(2.5 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=wide.dtype, device=x.device)
     weights = torch.exp(-((offsets / sigma) ** 2) / 2)

@@ -1,9 +1,9 @@
-"""Questions: "where do you see the bee?", for every thing the model finds in garden scenes."""
+"""Questions: "where do you see the bee?", for every thing that the model finds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ class Questions:
     """`N` questions with known answers.
 
     Attributes:
-        x: `[N, 3, 96, 96]`, the model's input.
+        x: `[N, 3, H, W]`, the model's input.
         targets: `[N]`, the class asked for.
-        masks: `[N, 96, 96]`, bool, where that thing is.
-        others: `[N, 96, 96]`, bool, where all other things of the scene are.
-        scenes: `[N]`, which scene each question is about; those of one scene stand together.
+        masks: `[N, H, W]`, bool, where that thing is; nothing where nobody knows.
+        others: `[N, H, W]`, bool, where all other things of the picture are; nothing if none are.
+        scenes: `[N]`, which picture each question is about; those about one stand together.
+        left_out: how many things were not asked about, by reason.
     """
 
     x: Tensor
@@ -30,14 +31,43 @@ class Questions:
     masks: Tensor
     others: Tensor
     scenes: Tensor
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+        return (
+            f"{len(self)} questions about {len(self.scenes.unique())} pictures; "
+            f"left out: {reasons or 'nothing'}"
+        )
+
+    def select(self, index: Tensor | slice) -> Questions:
+        """Some of the questions."""
+        names = ("x", "targets", "masks", "others", "scenes")
+        return Questions(**{name: getattr(self, name)[index] for name in names})
+
     def batches(self, size: int = 64) -> list[Questions]:
         """The questions in parts of at most `size`."""
-        parts = [getattr(self, field.name).split(size) for field in fields(self)]
-        return [Questions(*tensors) for tensors in zip(*parts, strict=True)]
+        return [self.select(slice(n, n + size)) for n in range(0, len(self), size)]
+
+
+Row = tuple[Tensor, int, np.ndarray, np.ndarray, int]  # of x, targets, masks, others, scenes
+
+
+def stack_questions(rows: Sequence[Row], left_out: Mapping[str, int]) -> Questions:
+    """The questions of at least one row; what is left out for no reason is not mentioned."""
+    images, targets, masks, others, scenes = zip(*rows, strict=True)
+    x = torch.stack(images)
+    return Questions(
+        x,
+        torch.tensor(targets),
+        torch.from_numpy(np.stack(masks)).to(x.device),
+        torch.from_numpy(np.stack(others)).to(x.device),
+        torch.tensor(scenes),
+        {reason: count for reason, count in left_out.items() if count},
+    )
 
 
 def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
@@ -60,7 +90,7 @@ def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
         (torch.Size([3, 96, 96]), torch.Size([96, 96]))
     """
     several = [scene for scene in scenes if len(scene.labels) > 1]
-    rows: list[tuple[Tensor, int, np.ndarray, np.ndarray, int]] = []
+    rows: list[Row] = []
     for first in range(0, len(several), 64):
         part = several[first : first + 64]
         x = torch.cat([preprocess(model, scene.image) for scene in part])
@@ -75,11 +105,5 @@ def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
                     rows.append((x[index], target, scene.masks[name], others, first + index))
     if not rows:
         raise ValueError("scenes must hold one with two or three things that the model finds")
-    images, targets, masks, others, places = zip(*rows, strict=True)
-    return Questions(
-        torch.stack(images),
-        torch.tensor(targets),
-        torch.from_numpy(np.stack(masks)),
-        torch.from_numpy(np.stack(others)),
-        torch.tensor(places),
-    )
+    things = sum(len(scene.labels) for scene in several)
+    return stack_questions(rows, {"missed by the model": things - len(rows)})
