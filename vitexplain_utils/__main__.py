@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vitexplain_utils",
         description="Show what a Vision Transformer looked at in a photograph.",
+        epilog="Exit status: 0, all is written; 1, some of several pictures could not be read, the "
+        "others are written; 2, bad input.",
     )
     offered = {name: method for name, method in METHODS.items() if method.offered}
     parser.add_argument(
@@ -48,12 +50,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", type=_device, help="cpu, cuda, cuda:1, mps, …")
     parser.add_argument("--batch-size", default=8, type=_count, help="pictures in one pass (8)")
     parser.add_argument("--method", default="gradient_rollout", choices=offered)
-    parser.add_argument("--target", help="class index or name (default: the predicted class)")
+    parser.add_argument(
+        "--target", help="class index, name or part of one (default: the predicted class)"
+    )
     parser.add_argument("--crop", action="store_true", help="crop the centre, as in evaluation")
     parser.add_argument(
         "--output",
         type=Path,
-        help="PNG or JPEG (default: PHOTO_METHOD.png); of several photographs a folder",
+        help="PNG or JPEG (default: PHOTO_METHOD.png, here); of several photographs a folder",
     )
     group = parser.add_argument_group("settings of methods")
     for setting in _settings():

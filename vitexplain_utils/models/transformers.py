@@ -223,7 +223,7 @@ class Transformers(Library):
         if not crop:
             height, width = self._size(processor)
             image = image.resize((width, height), Image.Resampling(int(processor.resample)))
-            options = {"do_resize": False, "do_center_crop": False}
+            options = {"do_resize": False}
             if getattr(processor, "do_pad", None):
                 options["do_pad"] = False
         made = processor(images=image, return_tensors="pt", **options)
