@@ -130,7 +130,7 @@ def matrices_on_cpu(model: nn.Module) -> Iterator[tuple[list[Tensor], list[Tenso
 
 
 def whole_rollout(fused: list[Tensor], discard_ratio: float) -> Tensor:
-    """The class token's row of the product of all matrices `[T, T]`, columns normalised."""
+    """The class token's row of the product of all matrices; columns divided by row sums."""
     identity = torch.eye(len(fused[0]))
     result = identity
     for matrix in fused:

@@ -20,6 +20,11 @@ MISTAKES = ("pre_softmax", "reversed_blocks", "columns")
 class VitExplain(GradientMethod):
     """Gradient rollout with the mistakes of vit-explain (Gildenblat 2020), from the class token.
 
+    Two were reported in its issues, the reversed blocks in #6 and the columns in #16. A fourth is
+    not built here: its lists of attentions and gradients are never reset, so a second call of one
+    object mixes two pictures. When discarding, the class token's attention to itself stays here;
+    vit-explain's gradient version may drop it.
+
     Attributes:
         mistakes: any of `"pre_softmax"` (the gradient of the scores before the softmax),
             `"reversed_blocks"` (each block meets the gradient of the block counted from the other

@@ -141,7 +141,8 @@ def average_precision(heatmap: Tensor, mask: Tensor) -> Tensor:
     """Area under precision over recall of the map's pixels, from the highest down, as a ranking.
 
     `Σ_n (R_n − R_{n−1}) P_n` over the distinct values of the enlarged map; pixels of one value
-    come together. Chefer et al. 2021 (arXiv:2012.09838) call its mean over images mAP.
+    come together. The mAP of Chefer et al. 2021 (arXiv:2012.09838) is its mean over images with the
+    background as a second class; here it is the thing's alone.
 
     Args:
         heatmap: `[B, rows, cols]`, non-negative.

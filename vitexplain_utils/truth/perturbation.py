@@ -56,7 +56,9 @@ def deletion_insertion(
 ) -> Curves:
     """Deletion and insertion curves (Petsiuk et al. 2018, arXiv:1806.07421), patch by patch.
 
-    They need no known answer. Whole patches are replaced, because a ViT reads whole patches. Of
+    They need no known answer. That paper's RISE deletes to zero and inserts into a blurred picture;
+    here both have the same `fill`, by default the blur. Whole patches are replaced, because a ViT
+    reads whole patches. Of
     equal values the earlier patches, row by row, come first. Insertion, read backwards, is deletion
     of the map's lowest patches first (least relevant first; Samek et al. 2017, arXiv:1509.06321):
     the area is the same, so it takes no third curve.

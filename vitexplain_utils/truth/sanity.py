@@ -48,9 +48,14 @@ def randomised_models(model: nn.Module, *, seed: int = 0) -> Iterator[tuple[str,
     """Cascading randomisation (Adebayo et al. 2018, arXiv:1810.03292), from the head down.
 
     First the head loses what it has learnt, then the last block as well, and so on down to the
-    embedding. A map of the model must lose its likeness to the original on the way; one that does
-    not shows the picture. Layers are initialised anew, as PyTorch does; parameters that belong to
-    no such layer (class token, positions, layer scale) are shuffled.
+    embedding. A map of the model should lose its likeness to the original on the way; one that
+    does not at all shows the picture. How much it must lose is contested: weights forgotten from
+    the head down leave much of what early layers compute, and noise passes (Binder et al. 2023,
+    arXiv:2211.12486; Hedström et al. 2024, arXiv:2401.06465). So it refutes, and ranks nothing.
+
+    Layers are initialised anew by their own `reset_parameters`: as PyTorch does, not as timm or
+    transformers initialise a ViT (truncated normal weights, zero biases). Parameters that belong
+    to no such layer (class token, positions, layer scale) are shuffled.
 
     Args:
         model: a ViT; it is copied and stays as it is.
