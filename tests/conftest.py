@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import timm
@@ -53,6 +54,15 @@ def real_deit() -> nn.Module:
     if not folder or not Path(folder, "deit_tiny_patch16_224.safetensors").is_file():
         pytest.skip("no deit_tiny_patch16_224.safetensors in a folder $VITEXPLAIN_WEIGHTS")
     return load_model("deit_tiny_patch16_224")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No folder of weights, an empty cache, and a hub at which nobody answers."""
+    monkeypatch.delenv("VITEXPLAIN_WEIGHTS", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
 
 
 @pytest.fixture

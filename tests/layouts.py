@@ -94,7 +94,15 @@ TRANSFORMERS = {
 }
 OTHERS = [*TRANSFORMERS, "torchvision"]
 MODELS = [*TIMM, *OTHERS]
-TORCHVISION = {"image_size": 48, "patch_size": 16, "num_layers": 2, "num_heads": 2}
+TORCHVISION = {
+    "image_size": 48,
+    "patch_size": 16,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 32,
+    "mlp_dim": 64,
+    "num_classes": 5,
+}
 
 
 @cache
@@ -107,9 +115,7 @@ def model_of(layout: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         made = getattr(transformers, layout)
         model = made(made.config_class(**TRANSFORMERS[layout][0]))
     else:
-        model = torchvision.models.VisionTransformer(
-            **TORCHVISION, hidden_dim=32, mlp_dim=64, num_classes=5
-        )
+        model = torchvision.models.VisionTransformer(**TORCHVISION)
     return lively(model).to(dtype)
 
 

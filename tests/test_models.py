@@ -4,7 +4,6 @@ import pickle
 import time
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 import timm
 import torch
@@ -21,15 +20,6 @@ NAME = "deit_tiny_patch16_224"
 def same_weights(model: nn.Module, other: nn.Module) -> bool:
     one, two = model.state_dict(), other.state_dict()
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path) -> None:
-    """No folder of weights, an empty cache, and a hub at which nobody answers."""
-    monkeypatch.delenv("VITEXPLAIN_WEIGHTS", raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
 
 
 def test_checkpoint_file(deit_tiny, deit_checkpoint):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import threading
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -272,6 +272,12 @@ def test_dtype_of_the_model(dtype):
 def test_transparency_becomes_white_before_the_model_sees_it():
     model = model_of("vit_tiny_patch16_224", img_size=32)
     assert (preprocess(model, Image.new("RGBA", (40, 40), (0, 0, 0, 0))) == 1).all()
+
+
+def by_half(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """The input with mean and standard deviation 0.5, as `seen` wants it, in place of these."""
+    own_mean, own_std = torch.tensor([mean, std])[..., None, None]
+    return (x * own_std + own_mean) * 2 - 1
 
 
 def seen(x: torch.Tensor, size: tuple[int, int]) -> tuple[float, ...]:

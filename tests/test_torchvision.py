@@ -11,7 +11,7 @@ import torch
 import torchvision
 from layouts import TORCHVISION, input_of, model_of
 from reference import lively
-from test_pictures import seen, smooth
+from test_pictures import by_half, seen, smooth
 from torch import nn
 from torchvision import models
 
@@ -29,11 +29,12 @@ from vitexplain_utils import (
 from vitexplain_utils.models import class_names, crop_box, library_of
 from vitexplain_utils.truth import deletion_insertion
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation
+
 
 def small(image_size: int = 48, classes: int = 5) -> nn.Module:
-    settings = {**TORCHVISION, "image_size": image_size}
-    model = models.VisionTransformer(**settings, hidden_dim=32, mlp_dim=64, num_classes=classes)
-    return lively(model)
+    settings = {**TORCHVISION, "image_size": image_size, "num_classes": classes}
+    return lively(models.VisionTransformer(**settings))
 
 
 @pytest.fixture
@@ -41,9 +42,8 @@ def builder(monkeypatch):
     """`vit_b_16`, narrow and two blocks deep."""
 
     def made(name, weights=None, **settings):
-        settings = {"image_size": 224, "num_classes": 1000, **settings}
         return models.VisionTransformer(
-            patch_size=16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, **settings
+            **{**TORCHVISION, "image_size": 224, "num_classes": 1000, **settings}
         )
 
     monkeypatch.setattr(models, "get_model", made)
@@ -82,19 +82,14 @@ def test_crop_is_the_presets_own(weights):
         preset.resize_size = [model.image_size]
     x = preprocess(model, image, crop=True)
     assert torch.equal(x[0], preset(image))
-    shown = seen(by_half(x), image.size)
+    shown = seen(by_half(x, *IMAGENET), image.size)
     assert crop_box(model, image.size) == pytest.approx(shown, abs=1.5)
-
-
-def by_half(x: torch.Tensor) -> torch.Tensor:
-    mean, std = torch.tensor([(0.485, 0.456, 0.406), (0.229, 0.224, 0.225)])[..., None, None]
-    return (x * std + mean) * 2 - 1
 
 
 def test_the_whole_picture_is_seen():
     x = preprocess(small(), smooth(60, 90))
     assert x.shape == (1, 3, 48, 48)
-    assert seen(by_half(x), (60, 90)) == pytest.approx((0, 0, 60, 90), abs=1.5)
+    assert seen(by_half(x, *IMAGENET), (60, 90)) == pytest.approx((0, 0, 60, 90), abs=1.5)
 
 
 def test_everything_works(tmp_path):

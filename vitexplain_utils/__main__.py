@@ -104,15 +104,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Explain the photographs, a batch at a time; returns how many broken ones: 0, or 1 for any."""
+    """Explain the photographs, a batch at a time; returns 1 if one of several is broken, else 0."""
     sources = [source for photo in options.photos for source in _pictures(photo)]
-    outputs = _outputs(options, sources)
+    alone = len(sources) == 1 and sources == options.photos  # and not a folder of one
+    outputs = _outputs(options, sources, alone)
     read = {sources[0]: load_image(sources[0])} if len(sources) == 1 else {}
     model = load_model(options.model, weights=options.weights, device=options.device)
     target = None if options.target is None else _target(model, options.target)
-    if len(sources) > 1 or Path(options.photos[0]).is_dir():
+    if not alone:
         outputs[sources[0]].parent.mkdir(parents=True, exist_ok=True)
-    broken = 0
+    status = 0
     firsts = range(0, len(sources), options.batch_size)
     for first in tqdm(firsts, unit="batch", disable=True if len(sources) == 1 else None):
         batch: list[tuple[Image.Image, Path]] = []
@@ -120,11 +121,11 @@ def run(options: argparse.Namespace) -> int:
             try:
                 batch.append((read.get(source) or load_image(source), outputs[source]))
             except (ValueError, OSError) as error:
-                broken += 1
+                status = 1
                 tqdm.write(_said(error), file=sys.stderr)
         for same_size in _by_input(model, batch, options.crop):
             _explain(model, target, options, *same_size)
-    return min(broken, 1)
+    return status
 
 
 def _said(error: Exception) -> str:
@@ -142,13 +143,13 @@ def _pictures(photo: str) -> list[str]:
     return found
 
 
-def _outputs(options: argparse.Namespace, sources: list[str]) -> dict[str, Path]:
+def _outputs(options: argparse.Namespace, sources: list[str], alone: bool) -> dict[str, Path]:
     """Where each overlay goes: a file for one photograph, files of a folder for several."""
     output: Path | None = options.output
     folder, names = Path(), {s: f"{name_of(s)}_{options.method}.png" for s in sources}
     if len(set(sources)) < len(sources):
         raise ValueError("photos: a picture is given twice")
-    if len(sources) == 1 and not Path(options.photos[0]).is_dir():
+    if alone:
         if output is not None and output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise ValueError(f"output must end in .png, .jpg or .jpeg, got {str(output)!r}")
         return {sources[0]: output or Path(names[sources[0]])}
@@ -185,14 +186,14 @@ def _explain(
     settings = {name: given[name] for name in _settings() if given.get(name) is not None}
     explanation = explain(model, x, method=options.method, target=target, **settings)
     names, regresses = class_names(model), library_of(model).regresses
+    best = top_classes(model, explanation.logits) if names and not regresses else []
     for index, (image, output) in enumerate(batch):
         lines = []
         if regresses:
             numbers = ", ".join(f"{number:.4g}" for number in explanation.logits[index].tolist())
             lines.append(f"output {numbers}")
-        elif names:
-            for top in top_classes(model, explanation.logits[index : index + 1])[0]:
-                lines.append(f"{top.probability:6.1%}  {top.index:4d}  {top.name}")
+        for top in best[index] if best else ():
+            lines.append(f"{top.probability:6.1%}  {top.index:4d}  {top.name}")
         box = crop_box(model, image.size) if options.crop else None
         _save(overlay(image, explanation.heatmap[index], box=box), output)
         if METHODS[options.method].needs_gradient and isinstance(explanation.target, Tensor):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models.inputs import check_input
+from .models.inputs import check_count, check_input
 from .models.library import Library, TokenGrid, library_of
 from .models.targets import Chosen, Target, choose_target, score
 from .recording import AttentionCall, AttentionRecord, record_attention
@@ -106,9 +106,8 @@ def capture_attention(
     """
     library = library_of(model)
     check_input(model, x)
-    for name, value in (("steps", steps), ("batch_size", 1 if batch_size is None else batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    check_count("steps", steps)
+    check_count("batch_size", 1 if batch_size is None else batch_size)
     size = batch_size or steps * len(x)
     with (
         record_attention(model, hold_attention=hold_attention) as record,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .capture import Capture
 from .methods import Method, offered_method
-from .models.inputs import check_input
+from .models.inputs import check_count, check_input
 from .models.targets import Chosen, Target, split_target
 
 
@@ -139,13 +139,12 @@ def _in_parts(
 ) -> tuple[list[Tensor], list[Tensor], list[Chosen]]:
     """Maps, logits and targets of each part of a batch; no more than one capture is alive."""
     check_input(model, x)
-    capture = partial(method.capture, model, batch_size=batch_size)  # refuses a wrong batch_size
-    size = len(x)
-    if isinstance(batch_size, int) and batch_size > 0:
-        size = max(1, batch_size // getattr(method, "steps", 1))
+    check_count("batch_size", 1 if batch_size is None else batch_size)
+    steps = method.capture_settings.get("steps", 1)
+    size = len(x) if batch_size is None else max(1, batch_size // steps)
     found: list[tuple[Tensor, Tensor, Chosen]] = []
     for part, asked in zip(x.split(size), split_target(target, len(x), size), strict=True):
-        one = capture(part, target=asked)
+        one = method.capture(model, part, target=asked, batch_size=batch_size)
         found.append((draw(one), one.logits, one.target))
         del one  # before the next one is made
     maps, logits, chosen = zip(*found, strict=True)

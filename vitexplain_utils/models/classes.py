@@ -87,8 +87,7 @@ def top_classes(model: nn.Module, logits: Tensor, k: int = 5) -> list[list[TopCl
     if not names or logits.ndim != 2 or logits.shape[1] != len(names):
         raise ValueError(f"logits must be [B, {len(names)}], got {tuple(logits.shape)}")
     logits = logits.detach().float()
-    shares = logits.sigmoid() if library.multi_label else logits.softmax(1)
-    best = shares.topk(min(k, len(names)), dim=1)
+    best = library.probabilities(logits).topk(min(k, len(names)), dim=1)
     return [
         [TopClass(i, names[i], p) for i, p in zip(indices, values, strict=True)]
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

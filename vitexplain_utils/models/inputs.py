@@ -66,6 +66,12 @@ def crop_box(model: nn.Module, size: tuple[int, int]) -> tuple[float, float, flo
     return library_of(model).crop_box(size)
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise a ValueError unless an argument is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
 def check_input(model: nn.Module, x: Tensor) -> None:
     """Raise a ValueError unless `x` is a finite `[B, 3, H, W]` on the model's device."""
     if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or len(x) == 0:

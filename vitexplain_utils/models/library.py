@@ -122,6 +122,10 @@ class Library:
         """Whether the outputs are numbers (regression), not classes."""
         return self.classes == 1 and not self.multi_label
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What logits `[B, C]` say of each class: one sigmoid each, or a softmax over all."""
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
+
     def class_names(self) -> list[str] | None:
         """The name of each class, if the model or its training set has any."""
         return None

@@ -182,8 +182,7 @@ def _load_saved(name: str, weights: Path | None) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, pretrained=True)
     except Exception as error:  # many kinds
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"name {name!r} cannot be loaded: {reason}") from error
+        raise ValueError(f"name {name!r} cannot be loaded: {files.reason(error)}") from error
     return model
 
 

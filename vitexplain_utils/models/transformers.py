@@ -81,8 +81,9 @@ class Transformers(Library):
             _check_class(named, config.model_type, f"transformers:{name}")
             return _from_pretrained(getattr(transformers, named), source)
         except Exception as error:  # many kinds
-            reason = " ".join(str(error).split())[:500]
-            raise ValueError(f"name 'transformers:{name}' cannot be loaded: {reason}") from error
+            raise ValueError(
+                f"name 'transformers:{name}' cannot be loaded: {files.reason(error, 500)}"
+            ) from error
 
     @contextmanager
     def recording(self) -> Iterator[None]:

@@ -39,8 +39,12 @@ def read(path: Path, name: str) -> dict[str, Tensor]:
 
 def does_not_fit(path: Path, name: str, error: Exception) -> str:
     """What is said of weights that cannot be loaded."""
-    reason = " ".join(str(error).split())[:300]
-    return f"weights {str(path)!r} cannot be loaded into {name}: {reason}"
+    return f"weights {str(path)!r} cannot be loaded into {name}: {reason(error)}"
+
+
+def reason(error: Exception, limit: int = 300) -> str:
+    """The beginning of what an error says, in one line."""
+    return " ".join(str(error).split())[:limit]
 
 
 def reachable(url: str, seconds: float = 4.0) -> bool:

@@ -212,8 +212,7 @@ def _probability(model: nn.Module, x: Tensor, index: Tensor) -> Tensor:
     logits, library = _logits(model, x).double(), library_of(model)
     if library.regresses:
         raise ValueError(f"{library.what} gives numbers, so there is no probability to follow")
-    probability = logits.sigmoid() if library.multi_label else logits.softmax(1)
-    return probability.gather(1, index[:, None])[:, 0]
+    return library.probabilities(logits).gather(1, index[:, None])[:, 0]
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

@@ -278,8 +278,7 @@ def _look(
     """The photograph as input `[3, H, W]`, and the class of each thing that the model sees."""
     library = library_of(model)
     x = preprocess(model, image)
-    logits = library.logits(x)[0].double()
-    probability = logits.sigmoid() if library.multi_label else logits.softmax(0)
+    probability = library.probabilities(library.logits(x).double())[0]
     seen: dict[int, int] = {}
     for index, thing in enumerate(things):
         if not thing.targets:
