@@ -14,6 +14,7 @@ from vitexplain_utils.show import (
     enlarge,
     show_curves,
     show_heads,
+    show_intervals,
     show_maps,
     show_matrices,
     show_pictures,
@@ -160,6 +161,23 @@ def test_curves(x):
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.1, 0.2, 0.3])
     np.testing.assert_allclose(ax.lines[1].get_ydata(), [1, 0.5, 0])
     np.testing.assert_allclose(ax.lines[2].get_ydata(), [0.4, 0.4])
+
+
+def test_intervals():
+    panels = {"left": {"a": (0.2, 0.1, 0.3), "b": (0.0, -0.1, 0.1)}, "right": {"c": (-1, -2, -0.5)}}
+    figure = show_intervals(panels, xlabel="difference")
+    left, right = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["left", "right"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b", "c"]
+    assert left.get_ylim()[0] > left.get_ylim()[1]  # the first row is on top
+    level, line, point, _, open_point = left.lines
+    assert list(level.get_xdata()) == [0, 0]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.1, 0.3], [0, 0])
+    assert (list(point.get_xdata()), list(open_point.get_ydata())) == ([0.2], [1])
+    assert (point.get_markerfacecolor(), open_point.get_markerfacecolor()) == ("tab:blue", "white")
+    assert (list(right.lines[1].get_xdata()), right.lines[2].get_ydata()[0]) == ([-2, -0.5], 2)
+    with pytest.raises(ValueError, match="at least one row"):
+        show_intervals({"empty": {}}, xlabel="difference")
 
 
 @pytest.mark.parametrize(

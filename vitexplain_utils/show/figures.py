@@ -254,6 +254,58 @@ def show_curves(
     return figure
 
 
+def show_intervals(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    xlabel: str,
+    level: float = 0.0,
+    width: float = 1.75,
+) -> Figure:
+    """A forest plot: for each row a point and its interval, panels side by side.
+
+    Points whose interval does not reach the level are filled.
+
+    Args:
+        panels: for each panel's title its rows, `name: (value, low, high)`; a row that a panel
+            lacks stays empty there.
+        xlabel: what the values are.
+        level: where a dotted line stands.
+        width: inches of each panel.
+
+    Returns:
+        A matplotlib figure.
+
+    Raises:
+        ValueError: no panel, or no row.
+
+    Example:
+        >>> figure = show_intervals({"a": {"x": (0.2, 0.1, 0.3)}}, xlabel="difference")
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['x']
+    """
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    if not names:
+        raise ValueError("panels must hold at least one row")
+    inches = 0.065 * max(map(len, names))  # of the names
+    size = (inches + width * len(panels), 0.6 + 0.23 * len(names))
+    figure = Figure(size, dpi=_DPI, layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        ax.axvline(level, color="grey", linestyle=":")
+        for name, (value, low, high) in rows.items():
+            place, clear = names.index(name), not low <= level <= high
+            ax.plot([low, high], [place, place], color="tab:blue", linewidth=1.5)
+            ax.plot(value, place, "o", color="tab:blue", mfc="tab:blue" if clear else "white", ms=5)
+        ax.set_title(title, fontsize=_TITLE_SIZE)
+        ax.tick_params(labelsize=8)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.supxlabel(xlabel, fontsize=_TITLE_SIZE)
+    return figure
+
+
 def _grid(
     ratios: Sequence[float], columns: int | None, width: float, title: float = 0.2
 ) -> tuple[Figure, list[Axes]]:
