@@ -55,7 +55,7 @@ format: $(READY)  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: $(READY)  ## print the tables of speed, memory and truth (15-20 minutes)
+benchmark: $(READY)  ## measure speed, memory and truth into benchmarks/results (45 minutes)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/garden_table.py

@@ -2,6 +2,7 @@
 
 The median over the panel's own handling of a new value: what follows the capture, the drawing and
 the PNG, in a process without a browser. DeiT-Tiny has random weights, the garden model its own.
+Writes `benchmarks/results/explorer.json`, with other options than none into `build/results`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 
 import timm
 import torch
+from record import write_results
 
 from vitexplain_utils import explore
 
@@ -38,14 +40,19 @@ def main() -> None:
     }
     print(f"{torch.get_num_threads()} threads, median of {options.runs}, ms\n")
     print("| change | " + " | ".join(models) + " |\n|---|" + "---|" * len(models))
+    rows = []
     for name, (settings, control, values) in CHANGES.items():
-        cells = []
+        taken = []
         for model in models.values():
             panel = explore(model)
             for key, value in settings.items():
                 getattr(panel, key).value = value
-            cells.append(f"{median(getattr(panel, control), values, options.runs):.0f}")
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+            taken.append(round(median(getattr(panel, control), values, options.runs)))
+        rows.append([name, *taken])
+        print(f"| {' | '.join(map(str, rows[-1]))} |", flush=True)
+    found = {"threads": torch.get_num_threads(), "runs": options.runs, "unit": "ms"}
+    found |= {"columns": ["change", *models], "rows": rows}
+    write_results("explorer", found, quick=options != parser.parse_args([]))
 
 
 def median(control, values, runs: int) -> float:

@@ -5,6 +5,8 @@ passes, beside two ways without the shortcut: OR-tools on the whole graph for ev
 networkx on a small graph.
 
 With --truth: how true are the maps, and do gradient-weighted capacities help?
+Writes `benchmarks/results/flow.json`, with --truth `flow_truth.json` there, with other --runs into
+`build/results`.
 """
 
 from __future__ import annotations
@@ -13,19 +15,29 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import networkx as nx
 import numpy as np
 import timm
 import torch
-from garden_table import known_marks
+from marking import PLAIN
+from record import write_results
 from torch import Tensor, nn
 
 from vitexplain_utils import METHODS, capture_attention, explain, hero_scene, load_model, preprocess
 from vitexplain_utils.garden import garden_test_set
 from vitexplain_utils.methods import Flow, GradientRollout, attention_flow
 from vitexplain_utils.methods.maximum_flow import _capacities, _Network, max_flows
-from vitexplain_utils.truth import ask_garden, constant_map
+from vitexplain_utils.truth import (
+    ask_garden,
+    constant_map,
+    energy_inside,
+    pointing_game,
+    share_on_target,
+)
+
+PACKAGES = ("ortools", "networkx")
 
 
 class WeightedFlow(Flow):
@@ -62,7 +74,9 @@ def networkx_flows(capacity: np.ndarray, tokens: range) -> np.ndarray:
     return np.array([nx.maximum_flow_value(graph, top, (0, token)) for token in tokens])
 
 
-def measure(name: str, model: nn.Module, x: Tensor, runs: int) -> None:
+def measure(name: str, model: nn.Module, x: Tensor, runs: int) -> dict[str, Any]:
+    """The times of one model: printed, and returned for the file."""
+
     @torch.no_grad()
     def plain() -> object:
         return model(x)
@@ -82,18 +96,28 @@ def measure(name: str, model: nn.Module, x: Tensor, runs: int) -> None:
         for label, task in tasks.items():
             taken[label].append(seconds(task))
     forward = statistics.median(passes)
-    arcs = np.count_nonzero(capacity[:-1]) + np.count_nonzero(capacity[-1, 0])
+    arcs = int(np.count_nonzero(capacity[:-1]) + np.count_nonzero(capacity[-1, 0]))
     print(f"\n{name}: {arcs} arcs; one plain forward pass takes {forward * 1000:.1f} ms\n")
-    print("| | seconds | plain forward passes |\n|---|---|---|")
+    print("| map | seconds | plain forward passes |\n|---|---|---|")
+    rows = []
     for label, values in taken.items():
         median = statistics.median(values)
+        rows.append([label, round(median, 3), round(median / forward, 1)])
         print(f"| {label} | {median:.3f} | {median / forward:.1f} |")
     flows = max_flows(capacity, np.eye(len(patches) + 1)[0], patches)
     error = np.abs(flows - whole_graph(capacity, patches)).max()
     print(f"\nlargest difference between the two: {error:.1e}")
+    return {
+        "arcs": arcs,
+        "plain forward pass, ms": round(forward * 1000, 1),
+        "largest difference between the two": float(f"{error:.1e}"),
+        "columns": ["map", "seconds", "plain forward passes"],
+        "rows": rows,
+    }
 
 
-def small(tokens: int, blocks: int) -> None:
+def small(tokens: int, blocks: int) -> list[str | float]:
+    """A row of the table of small graphs: printed, and returned for the file."""
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(blocks, 1, 1, tokens, tokens, generator=generator, dtype=torch.float64)
     attention = list((2 * scores).softmax(-1))
@@ -101,18 +125,28 @@ def small(tokens: int, blocks: int) -> None:
     asked = range(tokens)
     ours = seconds(lambda: attention_flow(attention))
     theirs = seconds(lambda: networkx_flows(capacity, asked))
-    print(
-        f"| {tokens} × {blocks} | {ours * 1000:.1f} | {theirs * 1000:.0f} | {theirs / ours:.0f} |"
-    )
+    row = [
+        f"{tokens} × {blocks}",
+        round(ours * 1000, 1),
+        round(theirs * 1000),
+        round(theirs / ours),
+    ]
+    print(f"| {' | '.join(map(str, row))} |")
+    return row
 
 
 def truth() -> None:
-    """The marks of `garden_table.py` on the test set's questions, with variants of flow."""
+    """The maps of flow and its variants, marked on the test set's questions."""
     model = load_model("garden")
     asked = ask_garden(model, garden_test_set())
-    capture = capture_attention(model, asked.x, target=asked.targets)
-    rows = {
+    held, plain = (
+        capture_attention(model, asked.x, target=asked.targets, hold_attention=hold)
+        for hold in (True, False)
+    )
+    maps = {
+        "a flat map": constant_map,
         "gradient rollout": METHODS["gradient_rollout"],
+        f"gradient rollout{PLAIN}": METHODS["gradient_rollout"].having(hold_attention=False),
         "rollout": METHODS["rollout"],
         "rollout, discard 0.9": METHODS["rollout"].having(discard_ratio=0.9),
         "flow": METHODS["flow"],
@@ -121,16 +155,25 @@ def truth() -> None:
         "gradient-weighted flow": WeightedFlow(),
         "gradient-weighted flow, discard 0.9": WeightedFlow(discard_ratio=0.9),
     }
-    maps = {"a flat map": constant_map} | {name: row.heatmap for name, row in rows.items()}
-    print(f"{len(asked)} questions\n")
-    print("| method | peak inside | energy inside | share on the asked-for | s per question |")
-    print("|---|---|---|---|---|")
+    columns = ["method", "peak inside", "energy inside", "share on the asked-for", "s per question"]
+    print(f"{len(asked)} questions\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    rows = []
     for name, make in maps.items():
         start = time.perf_counter()
-        heatmap = make(capture)
+        heatmap = make(plain if name.endswith(PLAIN) else held)
         taken = (time.perf_counter() - start) / len(asked)
-        peak, energy, share = known_marks(heatmap, asked).mean(1)
+        peak, energy, share = (
+            float(marks.double().mean())
+            for marks in (
+                pointing_game(heatmap, asked.masks),
+                energy_inside(heatmap, asked.masks),
+                share_on_target(heatmap, asked.masks, asked.others),
+            )
+        )
+        rows.append([name, *(round(mean, 4) for mean in (peak, energy, share)), round(taken, 2)])
         print(f"| {name} | {peak:.1%} | {energy:.2f} | {share:.2f} | {taken:.2f} |", flush=True)
+    found = {"questions": len(asked), "threads": torch.get_num_threads()}
+    write_results("flow_truth", {**found, "columns": columns, "rows": rows}, packages=PACKAGES)
 
 
 def main() -> None:
@@ -142,20 +185,28 @@ def main() -> None:
         return truth()
     print(f"{torch.get_num_threads()} threads")
     garden = load_model("garden")
-    measure("garden", garden, preprocess(garden, hero_scene(6).image), options.runs)
+    scene = preprocess(garden, hero_scene(6).image)
+    models = {"garden": measure("garden", garden, scene, options.runs)}
     try:
         deit, weights = load_model("deit_tiny_patch16_224"), ""
     except FileNotFoundError:
         torch.manual_seed(0)
         deit, weights = timm.create_model("deit_tiny_patch16_224").eval(), ", random weights"
-    picture = torch.nn.functional.interpolate(
-        preprocess(garden, hero_scene(6).image), size=224, mode="bicubic"
-    )
-    measure(f"DeiT-Tiny{weights}", deit, picture, options.runs)
+    picture = torch.nn.functional.interpolate(scene, size=224, mode="bicubic")
+    name = f"DeiT-Tiny{weights}"
+    models[name] = measure(name, deit, picture, options.runs)
+    columns = ["tokens × blocks", "ours, ms", "networkx, ms", "ratio"]
     print("\nnetworkx, all tokens of a small graph\n")
-    print("| tokens × blocks | ours, ms | networkx, ms | ratio |\n|---|---|---|---|")
-    for tokens, blocks in ((10, 2), (20, 4), (40, 4)):
-        small(tokens, blocks)
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    rows = [small(*shape) for shape in ((10, 2), (20, 4), (40, 4))]
+    found = {
+        "threads": torch.get_num_threads(),
+        "runs": options.runs,
+        "models": models,
+        "networkx, all tokens of a small graph": {"columns": columns, "rows": rows},
+    }
+    quick = options.runs != parser.get_default("runs")
+    write_results("flow", found, quick=quick, packages=PACKAGES)
 
 
 if __name__ == "__main__":

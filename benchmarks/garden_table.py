@@ -1,85 +1,42 @@
-"""How true are the maps? Every method, every known mistake and every baseline, on garden scenes.
+"""How true are the maps? Every method, mistake, baseline and peer on garden scenes.
 
-For each thing that the model finds in scenes with two or three things, all measures of the
-package, with 95 % bootstrap intervals over scenes. Deletion and insertion take a forward pass per
-step, so they are measured on a part of the questions. Peers (`peers.py`) stand beside as an outside
-reference; those of other packages want `pip install captum grad-cam`.
-
-With --units: what becomes of a map when the logits are multiplied.
+For each thing that the model finds in scenes with two or three things: what `marking.py` marks,
+the rank correlation with the original map when the whole network has been randomised, over several
+seeds, and what becomes of a map when the logits are multiplied. Rows of other packages want
+`pip install captum grad-cam`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 
 import torch
-from peers import peers
+from marking import PLAIN, QUICK, SLOW, Row, Set, Sizes, about, all_rows, run
+from record import write_results
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vitexplain_utils import METHODS, Capture, Method, evaluate_methods, garden_scene, load_model
+from vitexplain_utils import METHODS, Method, garden_scene, load_model
 from vitexplain_utils.garden import Scene
-from vitexplain_utils.methods import HEAD_FUSIONS, MISTAKES
 from vitexplain_utils.truth import (
     Captures,
     Questions,
     ask_garden,
-    centre_map,
-    constant_map,
     edge_map,
     energy_inside,
-    format_table,
-    pointing_game,
-    random_map,
     randomised_models,
     rank_correlation,
-    share_on_target,
 )
 
 FIRST_SEED = 6_000_000  # seeds below are for training, validation, accuracy and the test set
-MAIN = ["peak inside", "energy inside", "share on asked-for", "class likeness"]
-MORE = ["mean IoU", "pixel accuracy", "average precision"]
-FACTORS = (0.01, 0.1, 1, 10, 100)  # of the logits, with --units
-Row = Method | Callable[[Capture], Tensor]
-
-
-def methods(flow: bool) -> dict[str, Row]:
-    """Every row of the table but the peers'."""
-    gradient, relevance, attribution, rollout, mistaken = (
-        METHODS[name]
-        for name in ("gradient_rollout", "relevance", "attribution", "rollout", "vit_explain")
-    )
-    rows: dict[str, Row] = {
-        "gradient rollout": gradient,
-        "gradient rollout, discard 0.9": gradient.having(discard_ratio=0.9),
-        "gradient rollout, residual 0.9": gradient.having(residual_weight=0.9),
-        "gradient rollout, attention held": gradient.having(hold_attention=True),
-        "relevance": relevance,
-        "relevance, attention held": relevance.having(hold_attention=True),
-        "attribution": attribution,
-        "attribution, plain gradient": attribution.having(hold_attention=False),
-        "attribution, integrated": attribution.having(steps=8),
-        "attribution, integrated, plain gradient": attribution.having(
-            steps=8, hold_attention=False
-        ),
-    }
-    rows["last attention"] = METHODS["last_attention"]
-    for fusion in HEAD_FUSIONS:
-        for ratio in (0.0, 0.9):
-            rows[f"rollout, {fusion}, discard {ratio}"] = rollout.having(
-                head_fusion=fusion, discard_ratio=ratio
-            )
-    if flow:
-        rows["flow"] = METHODS["flow"]
-    for mistake in MISTAKES:
-        rows[f"mistake: {mistake}"] = mistaken.having(mistakes=(mistake,))
-    rows["all three mistakes"] = mistaken
-    baselines = (edge_map, centre_map, random_map, constant_map)
-    return rows | {f"baseline: {b.__name__.removesuffix('_map')}": b for b in baselines}
+SEEDS = 10  # of random weights
+STUDENT = 2.262  # 97.5 % of Student's t, for that many
+FACTORS = (0.01, 0.1, 1, 10, 100)  # of the logits
+SIZES = replace(Sizes(), photographs=500, steps=18)  # scenes, whose things are small
 
 
 def scenes() -> Iterator[Scene]:
@@ -90,47 +47,51 @@ def scenes() -> Iterator[Scene]:
             yield scene
 
 
-def first_questions(asked: Questions, scenes: int) -> Questions:
-    """The questions about the first scenes."""
-    wanted = int((asked.scenes < scenes).sum())
-    return asked.batches(wanted)[0]
+def garden_sets(model: nn.Module, asked: Questions, sizes: Sizes) -> dict[str, Set]:
+    """All questions, and one about each of some scenes for deletion and insertion."""
+    first = torch.cat([torch.tensor([True]), asked.scenes.diff() > 0])
+    once = asked.select(first.nonzero()[: sizes.perturbed, 0])
+    return {"garden": Set(model, asked), "deletion and insertion": Set(model, once, True, True)}
 
 
-def known_marks(heatmap: Tensor, asked: Questions) -> Tensor:
-    """The first three of `MAIN` for each question, `[3, N]`."""
-    peak = pointing_game(heatmap, asked.masks).double()
-    energy = energy_inside(heatmap, asked.masks)
-    return torch.stack([peak, energy, share_on_target(heatmap, asked.masks, asked.others)])
-
-
-def cascade(model: nn.Module, asked: Questions, rows: dict[str, Row]) -> None:
-    """Print how like the original each map stays while the model forgets, from the head down."""
+def forgotten(model: nn.Module, asked: Questions, rows: dict[str, Row], seeds: int) -> dict:
+    """How like the original each map is when all weights are random: means over seeds."""
     captures = Captures(model, asked)
-    original = {name: captures.maps(method) for name, method in rows.items()}
-    likeness: dict[str, list[str]] = {name: [] for name in rows}
-    stages = []
-    for stage, forgetful in tqdm(randomised_models(model), desc="randomised", disable=None):
-        stages.append(stage)
+    original = {name: captures.maps(row) for name, row in rows.items()}
+    likeness: dict[str, list[float]] = {name: [] for name in rows}
+    for seed in tqdm(range(seeds), desc="random weights", disable=None):
+        *_, (_, forgetful) = randomised_models(model, seed=seed)
         captures = Captures(forgetful, asked)
-        for name, method in rows.items():
-            values = rank_correlation(original[name], captures.maps(method))
-            likeness[name].append(f"{values.mean():.2f}")
-    print_rows("method", stages, likeness)
+        for name, row in rows.items():
+            values = rank_correlation(original[name], captures.maps(row))
+            likeness[name].append(values.mean().item())
+    table = []
+    for name, means in likeness.items():
+        mean, error = torch.tensor(means).mean(), torch.tensor(means).std() / seeds**0.5
+        ends = (mean - STUDENT * error, mean + STUDENT * error)
+        table.append([name, *(round(float(value), 4) for value in (mean, *ends))])
+    print(f"\n## rank correlation with the original map, random weights, {seeds} seeds\n")
+    shown = {name: [f"{m:.2f}", f"[{low:.2f}, {high:.2f}]"] for name, m, low, high in table}
+    print_rows("method", ["mean", "95 %"], shown)
+    columns = ["method", "mean", "low", "high"]
+    return {"questions": len(asked), "seeds": seeds, "columns": columns, "rows": table}
 
 
-def units(model: nn.Module, asked: Questions) -> None:
-    """Print what becomes of a map when all logits are multiplied: when their unit changes."""
-    table: dict[str, list[str]] = {}
-    for name in ("gradient_rollout", "attribution"):
-        parts = [scaled_maps(METHODS[name], model, part) for part in asked.batches()]
-        maps = torch.cat(parts, 1)  # [factor, N, rows, cols]
-        energy = [energy_inside(heatmaps, asked.masks).mean() for heatmaps in maps]
-        table[f"{METHODS[name].label}, energy inside"] = [f"{mean:.2f}" for mean in energy]
-        maps = maps / maps.amax((2, 3), keepdim=True)
-        change = (maps - maps[FACTORS.index(1)]).abs().amax((1, 2, 3))
-        table[f"{METHODS[name].label}, largest change"] = [f"{most:.2g}" for most in change]
-    print("The logits multiplied; changes are those of a map that is divided by its peak.\n")
-    print_rows("", [f"× {factor}" for factor in FACTORS], table)
+def units(model: nn.Module, asked: Questions) -> dict:
+    """Energy inside when all logits are multiplied: when their unit changes."""
+    table = {}
+    for name in ("gradient_rollout", "relevance", "attribution"):
+        for method in (METHODS[name], METHODS[name].having(hold_attention=False)):
+            maps = torch.cat([scaled_maps(method, model, part) for part in asked.batches()], 1)
+            energy = [energy_inside(heatmaps, asked.masks).mean() for heatmaps in maps]
+            held = method.capture_settings["hold_attention"]
+            title = method.label + ("" if held else PLAIN)
+            table[title] = [round(float(mean), 4) for mean in energy]
+    print("\n## energy inside, with the logits multiplied\n")
+    shown = {name: [f"{mean:.2f}" for mean in means] for name, means in table.items()}
+    print_rows("method", [f"× {factor}" for factor in FACTORS], shown)
+    rows = [[name, *means] for name, means in table.items()]
+    return {"questions": len(asked), "columns": ["method", *FACTORS], "rows": rows}
 
 
 def scaled_maps(method: Method, model: nn.Module, asked: Questions) -> Tensor:
@@ -152,33 +113,22 @@ def print_rows(corner: str, columns: list[str], rows: dict[str, list[str]]) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--flow", action="store_true", help="attention flow as well (minutes)")
-    parser.add_argument("--perturbed", type=int, default=24, help="scenes for deletion, insertion")
-    parser.add_argument("--units", action="store_true", help="multiply the logits instead")
+    parser.add_argument("--quick", action="store_true", help="a few questions, into build/")
     options = parser.parse_args()
-    start = time.perf_counter()
+    sizes = QUICK if options.quick else SIZES
     model = load_model("garden")
-    drawn = list(
-        tqdm(islice(scenes(), options.scenes), total=options.scenes, desc="scenes", disable=None)
-    )
-    asked = ask_garden(model, drawn)
-    if options.units:
-        return units(model, asked)
-    rows, outside = methods(options.flow), peers(model)
-    table = evaluate_methods(model, asked, rows | outside)
-    print(f"\n{len(asked)} things found in {options.scenes} scenes\n")
-    print(format_table(table, MAIN), end="\n\n")
-    print(format_table(table, MORE), end="\n\n")
-    few = first_questions(asked, options.perturbed)
-    table = evaluate_methods(model, few, rows | outside, steps=12)
-    print(f"{len(few)} questions about {options.perturbed} scenes; patches blurred in 12 steps\n")
-    print(format_table(table, ["deletion", "insertion"]), end="\n\n")
-    print(
-        "rank correlation with the original map while the model is randomised from the head down\n"
-    )
-    cascade(model, few, {name: rows[name] for name in rows if name != "flow"})
-    print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes")
+    asked = ask_garden(model, list(islice(scenes(), sizes.photographs)))
+    some = asked.select(asked.scenes < (24 if not options.quick else 6))
+    rows = {name: row for name, row in all_rows(model).items()
+            if isinstance(row, Method) and name not in SLOW}  # fmt: skip
+    flow: dict[str, Row] = {"flow": METHODS["flow"]}
+    found = {
+        "models": {"garden": run(garden_sets(model, asked, sizes), sizes, flow)},
+        "random weights": forgotten(model, some, rows | {"baseline: edge": edge_map}, SEEDS),
+        "units": units(model, asked.select(asked.scenes < 100)),
+    }
+    found = {**about(sizes), **found}
+    write_results("garden", found, quick=options.quick, packages=("captum", "grad-cam"))
 
 
 if __name__ == "__main__":

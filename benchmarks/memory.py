@@ -9,8 +9,6 @@ results/memory.json. Linux only: the peak is read from /proc/self/status.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,13 +18,12 @@ from typing import Any
 
 import timm
 import torch
+from record import write_results
 from speed import forward, forward_backward
 from torch import Tensor, nn
 
-import vitexplain_utils
 from vitexplain_utils import explain
 
-RESULTS = Path(__file__).with_name("results") / "memory.json"
 MODELS = {"vit_small_patch14_dinov2": 518, "vit_small_patch16_dinov3": 1024}  # picture's side
 
 
@@ -84,10 +81,7 @@ def main() -> None:
     if options.one:
         return print(growth(*options.one))
     found = [measure(name, side) for name, side in MODELS.items()]
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions |= {"timm": timm.__version__, "vitexplain-utils": vitexplain_utils.__version__}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"versions": versions, "models": found}, indent=2) + "\n")
+    write_results("memory", {"models": found})
 
 
 def measure(name: str, side: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from vitexplain_utils import Capture
+from vitexplain_utils import Capture, capture_attention
 from vitexplain_utils.models import library_of
 from vitexplain_utils.recording import record_attention
 
@@ -29,7 +29,7 @@ SAMPLES = 25  # of SmoothGrad
 
 
 def peers(model: nn.Module) -> dict[str, Maps]:
-    """Every row that this model and the installed packages allow, as functions of a plain capture.
+    """Every row that this model and the installed packages allow, as functions of a capture.
 
     The CAMs stand at each block's `norm1`, of which grad-cam's documentation names the last for
     ViTs; all of one capture are computed together when the first is asked for.
@@ -142,9 +142,10 @@ def ag_cam(capture: Capture) -> Tensor:
 
     The class token's row of each; `S` are the scores before the softmax.
     """
-    _asked(capture)
+    target = _asked(capture)[1]
+    plain = capture_attention(capture.model, capture.x, target=target, hold_attention=False)
     row = 0
-    for call in capture.blocks:
+    for call in plain.blocks:
         scores = (call.q[:, :, :1] * call.scale) @ call.k.mT
         scores = scores if call.mask is None else scores + call.mask[..., :1, :]
         row = row + (scores.sigmoid() * call.gradient(slice(1)).clamp(min=0)).sum((1, 2))
@@ -176,10 +177,10 @@ def _installed(module: str, package: str) -> bool:
 
 def _asked(capture: Capture) -> tuple[Tensor, Tensor]:
     """The input, ready for its gradient, and the class asked of each picture, `[B]`."""
-    if not isinstance(capture.target, Tensor) or capture.hold_attention or capture.steps > 1:
+    if not isinstance(capture.target, Tensor) or capture.steps > 1:
         raise ValueError(
-            "capture must be plain and ask for a class of each picture, got target "
-            f"{capture.target!r}, hold_attention={capture.hold_attention}, steps={capture.steps}"
+            "capture must be of one step and ask for a class of each picture, got target "
+            f"{capture.target!r}, steps={capture.steps}"
         )
     return capture.x.clone().requires_grad_(), capture.target
 

@@ -1,9 +1,10 @@
 """How much longer than a plain forward pass does an explanation take?
 
-One process, random input and (but for the garden) random weights, the median of interleaved runs.
+For each model: random input, and random weights but for the garden; the median of interleaved runs.
 Two passes that explain nothing are the measure: a plain forward pass, fused and without gradients;
 and forward + backward, for the gradients of the attention outputs alone, which is the least that a
 map for one class can cost. A sweep of 50 discard ratios is compared with one explanation.
+Writes `benchmarks/results/speed.json`, with other options than none `build/results/speed.json`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import timm
 import torch
+from record import write_results
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
@@ -35,6 +37,7 @@ EXPLANATIONS: dict[str, dict[str, Any]] = {
     "relevance": dict(method="relevance"),
     "attribution": dict(method="attribution"),
 }
+MODELS = ("deit_tiny_patch16_224", "garden")
 RATIOS = [step / 51 for step in range(50)]
 MEASURES = ("forward", "forward + backward")
 Task = Callable[[], object]
@@ -157,43 +160,68 @@ def profile(model: nn.Module, x: Tensor, runs: int) -> None:
     print(f"Two matrix products per block, q kᵀ and (∂y/∂O) vᵀ (aten::bmm), take {share:.0%}.")
 
 
+def create(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A model, one input and eight."""
+    torch.manual_seed(0)
+    model = load_model(name) if name == "garden" else timm.create_model(name).eval()
+    one, eight = (torch.rand(batch, *model.pretrained_cfg["input_size"]) for batch in (1, 8))
+    return model, one, eight
+
+
+def measure(name: str, runs: int) -> dict[str, Any]:
+    """All tasks of one model: printed, and returned for the file."""
+    model, one, eight = create(name)
+    alone = passes_and_maps(model, one) | sweeps(model, one) | peers(model, one)
+    batches = {
+        "batch 1": interleaved(alone, runs),
+        "batch 8": interleaved(passes_and_maps(model, eight), runs),
+    }
+    columns = [f"{batch} ÷ {measure}" for batch in batches for measure in MEASURES]
+    rows = {
+        task: [
+            seconds[task] / seconds[measure] if task in seconds else None
+            for seconds in batches.values()
+            for measure in MEASURES
+        ]
+        for task in alone
+    }
+    milliseconds = {batch: 1000 * seconds["forward"] for batch, seconds in batches.items()}
+    first = batches["batch 1"]
+    swept = {
+        name: first[f"{name}, sweep of 50"] / first[f"{name}, discard 0.9"] for name in DISCARDING
+    }
+    print(f"\n{name}, {torch.get_num_threads()} threads, median of {runs} runs\n")
+    print(f"| method | {' | '.join(columns)} |\n{'|---' * (len(columns) + 1)}|")
+    for task, ratios in rows.items():
+        cells = ["–" if ratio is None else f"{ratio:.2f}×" for ratio in ratios]
+        print(f"| {task} | {' | '.join(cells)} |")
+    print()
+    for batch, taken in milliseconds.items():
+        print(f"{batch}: a plain forward pass takes {taken:.1f} ms")
+    for task, ratio in swept.items():
+        print(f"{task}: a sweep of 50 discard ratios takes {ratio:.1f} explanations")
+    return {
+        "plain forward pass, ms": {batch: round(taken, 1) for batch, taken in milliseconds.items()},
+        "sweep of 50, in explanations": {task: round(ratio, 1) for task, ratio in swept.items()},
+        "columns": ["method", *columns],
+        "rows": [[task, *(r and round(r, 2) for r in ratios)] for task, ratios in rows.items()],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="deit_tiny_patch16_224", help="of timm, or garden")
+    parser.add_argument("--model", action="append", help="of timm, or garden (several times)")
     parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--peers", action="store_true", help="vit-explain's own way as well")
     parser.add_argument("--profile", action="store_true", help="profile gradient rollout instead")
     options = parser.parse_args()
-    torch.manual_seed(0)
-    garden = options.model == "garden"
-    model = load_model("garden") if garden else timm.create_model(options.model).eval()
-    one, eight = (torch.rand(batch, *model.pretrained_cfg["input_size"]) for batch in (1, 8))
+    names = options.model or MODELS
     if options.profile:
-        return profile(model, one, options.runs)
-    alone = sweeps(model, one) | (peers(model, one) if options.peers else {})
-    batches = {
-        "batch 1": interleaved(passes_and_maps(model, one) | alone, options.runs),
-        "batch 8": interleaved(passes_and_maps(model, eight), options.runs),
-    }
-    print(f"{options.model}, {torch.get_num_threads()} threads, median of {options.runs} runs\n")
-    columns = [(batch, measure) for batch in batches for measure in MEASURES]
-    print(f"| method | {' | '.join(f'{batch} ÷ {measure}' for batch, measure in columns)} |")
-    print("|---" * (len(columns) + 1) + "|")
-    for name in batches["batch 1"]:
-        ratios = [
-            f"{batches[batch][name] / batches[batch][measure]:.2f}×"
-            if name in batches[batch]
-            else "–"
-            for batch, measure in columns
-        ]
-        print(f"| {name} | {' | '.join(ratios)} |")
-    print()
-    for batch, seconds in batches.items():
-        print(f"{batch}: a plain forward pass takes {seconds['forward'] * 1000:.1f} ms")
-    for name in DISCARDING:
-        seconds = batches["batch 1"]
-        ratio = seconds[f"{name}, sweep of 50"] / seconds[f"{name}, discard 0.9"]
-        print(f"{name}: a sweep of 50 discard ratios takes {ratio:.1f} explanations")
+        for name in names:
+            profile(*create(name)[:2], options.runs)
+        return
+    found = {"threads": torch.get_num_threads(), "runs": options.runs}
+    found["models"] = {name: measure(name, options.runs) for name in names}
+    write_results("speed", found, quick=options != parser.parse_args([]))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def unfused_elsewhere(model: nn.Module):
 def test_attention_and_gradient_equal_an_unfused_pass(layout):
     model, x = model_of(layout), input_of(layout)
     attention, gradient = unfused(layout, x)
-    capture = capture_attention(model, x, target=target_of(layout))
+    capture = capture_attention(model, x, target=target_of(layout), hold_attention=False)
     calls = [*capture.blocks, *([] if capture.pool is None else [capture.pool])]
     assert len(calls) == len(attention) >= 2
     peak = max(float(grad.abs().max()) for grad in gradient)
@@ -196,7 +196,7 @@ def test_steps_are_inputs_from_grey_to_the_picture(tiny, tiny_x, batch_size):
 def test_integrated_attribution_keeps_signs_until_the_mean(tiny, tiny_x):
     rows = []
     for alpha in (0.25, 0.75):
-        capture = capture_attention(tiny, alpha * tiny_x, target=1, hold_attention=True)
+        capture = capture_attention(tiny, alpha * tiny_x, target=1)
         calls = capture.blocks
         rows.append(sum((c.attention()[:, :, 0] * c.gradient()[:, :, 0]).sum(1) for c in calls))
     expected = (sum(rows) / 2).clamp(min=0)[:, 1:].reshape(3, 2, 3)

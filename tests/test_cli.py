@@ -58,6 +58,7 @@ def test_all_options(small_model, photo, folder, capsys):
         capsys,
         photo,
         "--target=class 4",
+        "--method=gradient_rollout",
         "--head-fusion=max",
         "--discard-ratio=0.5",
         "--crop",
@@ -67,7 +68,8 @@ def test_all_options(small_model, photo, folder, capsys):
     assert out[-1] == "maps.png: gradient_rollout for 4 class 4"
     image = load_image(photo)
     x = preprocess(small_model, image, crop=True)
-    explanation = explain(small_model, x, target=4, head_fusion="max", discard_ratio=0.5)
+    own = {"method": "gradient_rollout", "head_fusion": "max", "discard_ratio": 0.5}
+    explanation = explain(small_model, x, target=4, **own)
     box = crop_box(small_model, image.size)
     expected = np.asarray(overlay(image, explanation.heatmap[0], box=box))
     assert np.array_equal(np.asarray(load_image("maps.png")), expected)
@@ -165,7 +167,7 @@ def test_a_folder(batch_size, album, small_model, folder, capsys, monkeypatch):
     assert [line for line in err if "it/s" not in line and "batch" not in line] == [
         f"error: image {album / 'broken.jpg'} is not a picture that Pillow can read"
     ]
-    names = ["a_gradient_rollout.png", "b_gradient_rollout.png", "c_gradient_rollout.png"]
+    names = ["a_attribution.png", "b_attribution.png", "c_attribution.png"]
     assert sorted(path.name for path in (folder / "maps").iterdir()) == names
     assert sum(line.endswith("for 4 class 4") for line in out) == 3
     assert len(asked) == 1
@@ -181,14 +183,14 @@ def test_a_folder_of_one(album, small_model, folder, capsys):
     for name in ("b.jpg", "c.PNG", "broken.jpg"):
         (album / name).unlink()
     assert run(capsys, album, "--output", "maps/new")[0] == 0
-    assert [path.name for path in (folder / "maps" / "new").iterdir()] == ["a_gradient_rollout.png"]
+    assert [path.name for path in (folder / "maps" / "new").iterdir()] == ["a_attribution.png"]
 
 
 def test_several_photographs(album, photo, small_model, folder, capsys):
     assert run(capsys, photo, album / "b.jpg")[0] == 0
     assert sorted(path.name for path in folder.iterdir()) == [
-        "b_gradient_rollout.png",
-        "photo_gradient_rollout.png",
+        "b_attribution.png",
+        "photo_attribution.png",
     ]
 
 
@@ -197,7 +199,7 @@ def test_several_photographs(album, photo, small_model, folder, capsys):
     [
         (["{album}/a.png", "{album}/../photo.png", "--output", "map.png"], "is a folder"),
         (["{album}", "{album}/a.png"], "given twice"),
-        (["{photo}", "{album}/photo.png"], "both be written to 'photo_gradient_rollout.png'"),
+        (["{photo}", "{album}/photo.png"], "both be written to 'photo_attribution.png'"),
         (["{album}", "--target", "zebra"], "target 'zebra'"),
         (["."], "holds no picture"),
     ],

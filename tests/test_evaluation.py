@@ -67,7 +67,7 @@ def test_marks_are_those_of_the_measures(model, asked):
 
 def test_class_likeness_is_over_pairs_of_one_scene(model, asked):
     rows = evaluate_methods(model, asked, TWO)
-    heatmap = explain(model, asked.x, target=asked.targets).heatmap
+    heatmap = explain(model, asked.x, method="gradient_rollout", target=asked.targets).heatmap
     scenes = asked.scenes.tolist()
     pairs = [(i, j) for j in range(len(scenes)) for i in range(j) if scenes[i] == scenes[j]]
     expected = [rank_correlation(heatmap[i][None], heatmap[j][None]).item() for i, j in pairs]
@@ -92,7 +92,7 @@ def test_a_perfect_and_an_inverted_map(model, asked):
 def test_deletion_and_insertion_are_optional(model, asked):
     few = asked.batches(4)[0]
     rows = evaluate_methods(model, few, {"right": METHODS["gradient_rollout"]}, steps=3)
-    heatmap = explain(model, few.x, target=few.targets).heatmap
+    heatmap = explain(model, few.x, method="gradient_rollout", target=few.targets).heatmap
     curves = deletion_insertion(model, few.x, heatmap, few.targets, steps=3)
     for measure, auc in (("deletion", curves.deletion_auc), ("insertion", curves.insertion_auc)):
         mean = look_up(rows, "right", measure)["mean"]

@@ -49,9 +49,9 @@ SETTINGS = [
     ("gradient_rollout", dict(head_fusion="max", discard_ratio=0.5, residual_weight=0)),
     ("gradient_rollout", dict(head_fusion="mean", discard_ratio=0.9)),
     ("gradient_rollout", dict(head_fusion="min", residual_weight=0.3)),
-    ("gradient_rollout", dict(hold_attention=True, discard_ratio=0.5)),
+    ("gradient_rollout", dict(hold_attention=False, discard_ratio=0.5)),
     ("relevance", {}),
-    ("relevance", dict(hold_attention=True)),
+    ("relevance", dict(hold_attention=False)),
     ("attribution", {}),
     ("attribution", dict(hold_attention=False)),
     ("last_attention", {}),
@@ -125,7 +125,7 @@ def naive_row(method, attention, gradient, start, class_token, settings, rows):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("method", "settings"), SETTINGS)
 def test_equals_loops_on_attention_captured_otherwise(layout, method, settings):
-    held = settings.get("hold_attention", method == "attribution")
+    held = settings.get("hold_attention", True)
     x, target, logits, attention, gradient = layout_case(layout, held)
     prefix = LAYOUTS[layout][2]
     class_token = layout not in ("no class token", "attention pool")
@@ -145,21 +145,20 @@ def test_equals_loops_on_attention_captured_otherwise(layout, method, settings):
         assert abs(array(explanation.heatmap[image]) - expected).max() < 1e-10
 
 
-def test_gradient_rollout_with_rollouts_settings_is_the_default():
+def test_attribution_with_the_attention_held_is_the_default():
     x, target, *_ = layout_case("class token")
     model = layout_model("class token")
     named = explain(
         model,
         x,
-        method="gradient_rollout",
+        method="attribution",
         target=target,
-        head_fusion="mean",
-        discard_ratio=0.0,
-        residual_weight=0.5,
+        hold_attention=True,
+        steps=1,
     )
     default = explain(model, x, target=target)
     assert torch.equal(default.heatmap, named.heatmap)
-    assert default.method == "gradient_rollout"
+    assert default.method == "attribution"
 
 
 @pytest.mark.parametrize("layout", MODELS)
@@ -424,8 +423,8 @@ def test_a_capture_serves_every_method(tiny, tiny_x):
 
 def test_a_capture_of_another_kind_is_refused_not_silently_used(tiny, tiny_x):
     capture = capture_attention(tiny, tiny_x, target=1)
-    with pytest.raises(ValueError, match="hold_attention=True needs a capture made with it"):
-        METHODS["attribution"].heatmap(capture)
+    with pytest.raises(ValueError, match="hold_attention=False needs a capture made with it"):
+        METHODS["vit_explain"].heatmap(capture)
     with pytest.raises(ValueError, match="steps=4 needs a capture made with it"):
         METHODS["relevance"].heatmap(capture, steps=4)
 

@@ -118,7 +118,7 @@ def bytes_of(image: Image.Image) -> bytes:
 
 def test_at_first_the_predicted_class_by_gradient_rollout(panel):
     model = load_model("garden")
-    wanted = explain(model, preprocess(model, SCENE.image))
+    wanted = explain(model, preprocess(model, SCENE.image), method="gradient_rollout")
     name = "leaf"
     assert wanted.target.item() == class_index(model, name)
     assert np.array_equal(pixels(panel.over), drawn(SCENE.image, wanted.heatmap, SCENE.masks[name]))
@@ -146,7 +146,8 @@ def test_each_method_equals_explain(panel, method, name):
 
 def test_colour_map_and_opacity(panel):
     panel.colormap.value, panel.opacity.value = "viridis", 0.4
-    heatmap = explain(panel.state.model, preprocess(panel.state.model, SCENE.image)).heatmap
+    x = preprocess(panel.state.model, SCENE.image)
+    heatmap = explain(panel.state.model, x, method="gradient_rollout").heatmap
     wanted = drawn(SCENE.image, heatmap, SCENE.masks["leaf"], colormap="viridis", opacity=0.4)
     assert np.array_equal(pixels(panel.over), wanted)
 
@@ -154,20 +155,21 @@ def test_colour_map_and_opacity(panel):
 def test_as_in_vit_explain(panel):
     panel.ratio.value, panel.mistakes.value = 0.8, True
     model = panel.state.model
-    capture = capture_attention(model, preprocess(model, SCENE.image))
+    x = preprocess(model, SCENE.image)
+    capture = capture_attention(model, x, hold_attention=False)
     row = mistaken_gradient_rollout(*tensors_of(capture), MISTAKES, discard_ratio=0.8)
     wanted = drawn(SCENE.image, row[:, 1:].reshape(1, 12, 12), SCENE.masks["leaf"])
     assert np.array_equal(pixels(panel.over), wanted)
     assert "vit-explain" in panel.note.value
     panel.mistakes.value = False
-    right = METHODS["gradient_rollout"].heatmap(capture, discard_ratio=0.8)
+    right = METHODS["gradient_rollout"].heatmap(capture_attention(model, x), discard_ratio=0.8)
     assert np.array_equal(pixels(panel.over), drawn(SCENE.image, right, SCENE.masks["leaf"]))
     assert "vit-explain" not in panel.note.value
 
 
 def test_a_range_of_blocks_as_in_vit_explain(panel):
     panel.ratio.value, panel.mistakes.value, panel.blocks.value = 0.8, True, (1, 3)
-    A, G = tensors_of(panel.state.capture())
+    A, G = tensors_of(panel.state.capture(hold_attention=False))
     assert len(A) == 6
     G = [pre_softmax_gradient(A[5 - block], G[5 - block]) for block in range(1, 4)]
     row = mistaken_gradient_rollout(A[1:4], G, ["columns"], discard_ratio=0.8)
@@ -179,7 +181,7 @@ def test_a_range_of_blocks_as_in_vit_explain(panel):
 def test_attribution_adds_up_the_blocks_of_the_range(panel):
     panel.method.value, panel.blocks.value = "attribution", (1, 3)
     capture = panel.state.capture_for(panel.choice)
-    assert capture.hold_attention and not panel.state.capture().hold_attention
+    assert capture is panel.state.capture()
     row = attribution(*(tensors[1:4] for tensors in tensors_of(capture)))
     wanted = row[:, 1:].reshape(1, 12, 12)
     found = heatmap_for(capture, Choice("attribution", blocks=(1, 3)))
@@ -334,7 +336,9 @@ def test_any_class_by_typing(deit_tiny):
         panel.typed.value = text
         assert panel.target.value == index and panel.typed.value == ""
         assert error_of(panel) == ""
-    wanted = explain(model, preprocess(model, SCENE.image), target=812).heatmap
+    wanted = explain(
+        model, preprocess(model, SCENE.image), method="gradient_rollout", target=812
+    ).heatmap
     assert np.array_equal(pixels(panel.over), drawn(SCENE.image, wanted))
     shown = panel.over.value
     for text in ("1000", "no such thing", "snake"):  # snakes are many
@@ -368,7 +372,8 @@ def test_gallery(panel):
     scene = hero_scene(4)
     assert bytes_of(panel.state.picture.image) == bytes_of(scene.image)
     assert panel.target.value == panel.state.predicted
-    wanted = explain(panel.state.model, preprocess(panel.state.model, scene.image)).heatmap
+    x = preprocess(panel.state.model, scene.image)
+    wanted = explain(panel.state.model, x, method="gradient_rollout").heatmap
     top = panel.state.class_of(None).name
     assert np.array_equal(pixels(panel.over), drawn(scene.image, wanted, scene.masks[top]))
 
@@ -398,7 +403,8 @@ def test_upload_and_back(panel):
     image = garden_scene(77).image
     panel.upload.value = png_file(image)
     assert panel.picture.value == "yours: mine.png" and panel.upload.value == ()
-    wanted = explain(panel.state.model, preprocess(panel.state.model, image)).heatmap
+    x = preprocess(panel.state.model, image)
+    wanted = explain(panel.state.model, x, method="gradient_rollout").heatmap
     assert np.array_equal(pixels(panel.over), drawn(image, wanted))
     uploaded_png = panel.over.value
     panel.picture.value = next(iter(gallery()))
@@ -420,7 +426,8 @@ def test_another_model(no_hub, deit_tiny, tmp_path, monkeypatch):
     panel.typed_model.value = timm_name
     assert error_of(panel) == "" and panel.model.value == timm_name
     assert panel.blocks.value == (0, 11) and panel.sheet_block.value == 11
-    wanted = explain(panel.state.model, preprocess(panel.state.model, SCENE.image)).heatmap
+    x = preprocess(panel.state.model, SCENE.image)
+    wanted = explain(panel.state.model, x, method="gradient_rollout").heatmap
     assert np.array_equal(pixels(panel.over), drawn(SCENE.image, wanted))
     assert {key[0] for key in panel.state.captures._kept} == {panel.state.model}
 
@@ -616,24 +623,23 @@ def test_the_model_runs_once_per_picture_and_class(panel):
     assert runs == [1, 1]
 
 
-def test_attribution_runs_the_model_once_more_per_class(panel):
+def test_vit_explain_runs_the_model_once_more_per_class(panel):
     runs, predicted = counting(panel.state.model), panel.state.predicted
-    panel.method.value = "attribution"
+    panel.mistakes.value = True
     assert runs == [1]
-    panel.opacity.value, panel.blocks.value, panel.sheet_on.value = 0.5, (1, 4), True
-    panel.method.value = "rollout"
-    panel.method.value = "attribution"
+    panel.opacity.value, panel.blocks.value, panel.ratio.value = 0.5, (1, 4), 0.5
+    panel.mistakes.value = False
+    panel.mistakes.value = True
     assert runs == [1]
-    panel.sheet_on.value = False  # it shows the gradient as it is
     panel.target.value = 1
     assert runs == [1, 1]
-    panel.method.value = "relevance"
+    panel.mistakes.value = False
     assert runs == [1, 1, 1]
     panel.target.value = predicted
-    panel.method.value = "attribution"
+    panel.mistakes.value = True
     panel.target.value = 1
     assert runs == [1, 1, 1]
-    panel.picture.value = next(iter(gallery()))  # the predicted class, then attribution for it
+    panel.picture.value = next(iter(gallery()))  # the predicted class, then the rule for it
     assert runs == [1, 1, 1, 1, 1]
 
 
@@ -669,9 +675,8 @@ def test_fast_changes_become_one_and_the_last_one_wins(panel):
 
     asyncio.run(drag())
     assert calls == [0.9, *(step / 10 for step in range(10))]
-    wanted = explain(
-        panel.state.model, preprocess(panel.state.model, SCENE.image), discard_ratio=0.9
-    )
+    x = preprocess(panel.state.model, SCENE.image)
+    wanted = explain(panel.state.model, x, method="gradient_rollout", discard_ratio=0.9)
     assert np.array_equal(
         pixels(panel.over), drawn(SCENE.image, wanted.heatmap, SCENE.masks["leaf"])
     )

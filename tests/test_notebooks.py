@@ -14,7 +14,6 @@ LESSONS = [path for path in PATHS if path.name[0].isdigit()]
 SKELETON = ["## Setup", "## Exercises", "## Limits", "## Summary", "## Further reading"]
 MAX_LINES = 15  # of code in a cell, not counting blank lines and imports
 TAGS = {"parameters", "nbval-ignore-output"}
-COMING = [9]  # photographs; a notebook that is there may not stand here
 
 
 def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
@@ -26,7 +25,7 @@ def outputs(path: Path) -> list[nbformat.NotebookNode]:
 
 
 def test_the_series_is_complete():
-    numbers = sorted([int(path.name[:2]) for path in LESSONS] + COMING)
+    numbers = sorted([int(path.name[:2]) for path in LESSONS])
     assert numbers == list(range(1, len(numbers) + 1)) and len(LESSONS) >= 5
     assert (ROOT / "notebooks" / "readme-figures.ipynb") in PATHS
 

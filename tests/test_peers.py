@@ -203,11 +203,11 @@ def test_missing_packages_are_said_once(tiny, monkeypatch, capsys):
     _installed.cache_clear()
 
 
-@pytest.mark.parametrize("settings", [{"hold_attention": True}, {"steps": 2}, {"target": len}])
+@pytest.mark.parametrize("settings", [{"steps": 2}, {"target": len}])
 def test_another_kind_of_capture_is_refused(tiny, tiny_x, settings):
     if "target" in settings:
         settings = {"target": lambda logits: logits[:, 0]}
     capture = capture_attention(tiny, tiny_x, **settings)
     for maps in peers(tiny).values():
-        with pytest.raises(ValueError, match="capture must be plain"):
+        with pytest.raises(ValueError, match="capture must be of one step"):
             maps(capture)

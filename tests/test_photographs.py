@@ -341,7 +341,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 
 def test_the_benchmark_goes_on_where_it_was(model, garden_folder, tmp_path, monkeypatch):
-    import photographs as benchmark
+    import marking as benchmark
 
     monkeypatch.setattr(benchmark, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(benchmark, "SLOW", ("random",))

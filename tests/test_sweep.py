@@ -14,6 +14,7 @@ METHODS = ("rollout", "gradient_rollout")
 
 
 def one_by_one(model, x, ratios=RATIOS, **settings) -> torch.Tensor:
+    settings = {"method": "gradient_rollout", **settings}
     return torch.stack([explain(model, x, discard_ratio=r, **settings).heatmap for r in ratios])
 
 

@@ -1,12 +1,17 @@
-"""Measure the garden model on 2,000 fresh scenes: ``python training/evaluate_garden.py``."""
+"""Measure the garden model on 2,000 fresh scenes: ``python training/evaluate_garden.py``.
+
+Writes `benchmarks/results/garden_accuracy.json`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +21,9 @@ from tqdm import tqdm
 from vitexplain_utils import garden_scene
 from vitexplain_utils.garden import THINGS, garden_model, scenes, things
 from vitexplain_utils.garden.scenes import SIZE
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+from record import write_results
 
 # Disjoint seeds; those below 1,000,000 stay free for readers and were never trained on.
 TRAIN_SEEDS = range(1_000_000, 1_060_000)
@@ -133,10 +141,34 @@ def describe(report: Report) -> str:
     return "\n".join(lines)
 
 
+def tabulate(report: Report) -> dict[str, Any]:
+    """A report as the result file has it."""
+    rows = [
+        [name, percent(report.per_class[name]), report.missed[name], report.invented[name]]
+        for name in THINGS
+    ]
+    return {
+        "scenes": report.scenes,
+        "labels": report.scenes * len(THINGS),
+        "labels right, %": percent(report.labels),
+        "whole scenes right, %": percent(report.whole),
+        "columns": ["thing", "labels right, %", "missed", "invented"],
+        "rows": rows,
+        "most confused": [[here, there, count] for (here, there), count in report.confused],
+    }
+
+
+def percent(share: float) -> float:
+    """A share in per cent, with the two digits that are printed."""
+    return round(100 * share, 2)
+
+
 def main() -> None:
-    """Measure the packaged model on the test scenes and print the result."""
+    """Measure the packaged model on the test scenes, print the result and write it."""
     images, labels = load_scenes(TEST_SEEDS)
-    print(describe(evaluate(garden_model(), images, labels)))
+    report = evaluate(garden_model(), images, labels)
+    print(describe(report))
+    write_results("garden_accuracy", tabulate(report))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", help="local checkpoint, .safetensors or .pth")
     parser.add_argument("--device", default="cpu", type=_device, help="cpu, cuda, cuda:1, mps, …")
     parser.add_argument("--batch-size", default=8, type=_count, help="pictures in one pass (8)")
-    parser.add_argument("--method", default="gradient_rollout", choices=offered)
+    parser.add_argument("--method", default="attribution", choices=offered)
     parser.add_argument(
         "--target", help="class index, name or part of one (default: the predicted class)"
     )

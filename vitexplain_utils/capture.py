@@ -43,7 +43,7 @@ class Capture:
     pool: AttentionCall | None
     logits: Tensor
     target: Chosen
-    hold_attention: bool = False
+    hold_attention: bool = True
     steps: int = 1
 
     @property
@@ -71,7 +71,7 @@ def capture_attention(
     *,
     target: Target = None,
     gradient: bool = True,
-    hold_attention: bool = False,
+    hold_attention: bool = True,
     steps: int = 1,
     batch_size: int | None = None,
 ) -> Capture:
@@ -84,7 +84,10 @@ def capture_attention(
             image; called for each pass with that pass's logits alone), or None for the predicted
             class.
         gradient: also run backward; False for methods that ask for no class.
-        hold_attention: as in `record_attention`.
+        hold_attention: take the gradient with the attention patterns held fixed, as in
+            `record_attention`: what is asked is "what did it take from where it looked?", not "what
+            if it looked elsewhere?". Every gradient method scores higher so, in the garden and on
+            photographs (`benchmarks/results`); published rules are defined with False.
         steps: capture the inputs `α x` for `α = (i + ½) / steps` instead of `x`, from grey to the
             picture, for maps that are averaged over them (Sundararajan et al. 2017,
             arXiv:1703.01365).

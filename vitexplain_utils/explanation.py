@@ -38,23 +38,23 @@ def explain(
     model: nn.Module,
     x: Tensor,
     *,
-    method: str = "gradient_rollout",
+    method: str = "attribution",
     target: Target = None,
     batch_size: int | None = None,
     **settings: Any,
 ) -> Explanation:
     """Explain what a ViT looked at: one heat map per image.
 
-    The default method answers for the class that is asked about, and its defaults are rollout's:
-    mean fusion, nothing discarded, half a residual. Where the head reads patches (average and
-    attention pooling) its map is almost even: use `attribution` there. `rollout`, `flow` and
-    `last_attention` give the same map for every class.
+    Attribution, the default, scored highest of the package's methods on garden scenes and on
+    photographs with known answers (`benchmarks/results`). Gradient rollout's and relevance's maps
+    are almost even where the head reads patches (average and attention pooling). `rollout`, `flow`
+    and `last_attention` give the same map for every class.
 
     Args:
         model: a ViT with plain global self-attention, of timm, transformers or torchvision; one
             in `torch.compile`, `DataParallel` or a PEFT adapter counts as what is inside.
         x: its input `[B, 3, H, W]`, as from `preprocess`, on the model's device.
-        method: `"gradient_rollout"`, `"relevance"`, `"attribution"`, `"rollout"`, `"flow"` (slow;
+        method: `"attribution"`, `"gradient_rollout"`, `"relevance"`, `"rollout"`, `"flow"` (slow;
             needs the extra `vitexplain-utils[flow]`), `"last_attention"` (the last block's
             attention alone, a naive baseline), or one of your own (`register_method`).
         target: a class index, one per image, a callable `logits [B, C] → [B]` (one scalar per

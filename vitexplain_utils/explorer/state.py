@@ -95,7 +95,7 @@ class ExplorerState:
         self.picture, self.shown, self.classes = picture, shown, classes
         self._lines: dict[str, np.ndarray] = {}  # outlines already drawn
         self.predicted = classes[0].index if classes else None
-        self.captures.get((self.model, picture, self.predicted, False, 1), lambda: capture)
+        self.captures.get((self.model, picture, self.predicted, True, 1), lambda: capture)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ class ExplorerState:
         return class_names(self.model)
 
     def capture(
-        self, target: int | None = None, *, hold_attention: bool = False, steps: int = 1
+        self, target: int | None = None, *, hold_attention: bool = True, steps: int = 1
     ) -> Capture:
         """The capture of the picture for a class: made once and kept."""
         index = self.predicted if target is None else target

@@ -15,13 +15,11 @@ from .method import GradientMethod, check_blocks, check_match, start_row
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution(GradientMethod):
-    """`attribution` as a method, with the attention held."""
+    """`attribution` as a method."""
 
     name = "attribution"
     label = "attribution"
     by_rows = True
-
-    hold_attention: bool = True
 
     def weigh(self, attention: Tensor, gradient: Tensor | None) -> Tensor:
         """`Σ_h A ⊙ G`, signed."""
@@ -57,15 +55,15 @@ def attribution(
     For each block `c_l[s] = Σ_h A_l[h, 0, s] G_l[h, 0, s]` with `G = ∂y/∂A`: to first order what
     `y` owes to what the class token takes from token `s`. The row is `max(0, Σ_l c_l)`: signs
     cancel between heads and blocks *before* negatives go. No matrix is multiplied, and scaling `y`
-    scales the row. As a method it takes `G` with the attention held (Ali et al. 2022,
-    arXiv:2202.07304); its relatives are attention attribution in language (Hao et al. 2021,
+    scales the row. `capture_attention` takes `G` with the attention held (Ali et al. 2022,
+    arXiv:2202.07304); relatives are attention attribution in language (Hao et al. 2021,
     arXiv:2004.11207, integrated), AG-CAM (Leem & Seo 2024, arXiv:2402.04563) and LeGrad (Bousselham
     et al. 2024, arXiv:2404.03214), both with positive gradients only.
 
     Where the head reads patches (average and attention pooling) all rows of all blocks are added
     up: in garden models trained so, that has energy 0.89 and 0.76 inside the thing asked for, the
-    last block's rows 0.59 and 0.33, patch tokens' gradient × input at the end 0.24 and 0.16, and
-    with the pool's own row 0.56; gradient rollout 0.06 and 0.19 (`benchmarks/pools.py`).
+    last block's rows 0.59 and 0.32, patch tokens' gradient × input at the end 0.24 and 0.14, and
+    with the pool's own row 0.58; gradient rollout 0.06 and 0.19 (`benchmarks/results/pools.json`).
 
     Args:
         attention: one `[B, H, T, T]` per block, first block first.

@@ -14,7 +14,7 @@ from .method import GradientMethod
 
 @dataclass(frozen=True, kw_only=True)
 class Relevance(GradientMethod):
-    """`relevance` as a method."""
+    """`relevance` as a method; in the paper the attention is not held: `hold_attention=False`."""
 
     name = "relevance"
     label = "relevance"

@@ -269,14 +269,14 @@ class GradientMethod(Method):
     """A method that answers for a target: it needs the gradient of each block's attention.
 
     Attributes:
-        hold_attention: as in `record_attention`; a setting of the capture.
+        hold_attention: as in `capture_attention`; a setting of the capture.
         steps: as in `capture_attention`; a map is the mean over the captured inputs, and what
             remains negative is set to 0 after that.
     """
 
     needs_gradient = True
 
-    hold_attention: bool = False
+    hold_attention: bool = True
     steps: int = 1
 
 

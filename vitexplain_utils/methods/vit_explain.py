@@ -30,6 +30,7 @@ class VitExplain(GradientMethod):
             `"reversed_blocks"` (each block meets the gradient of the block counted from the other
             end) and `"columns"` (the row sums divide columns); none is the right computation.
         discard_ratio: as in `gradient_rollout`.
+        hold_attention: False as in vit-explain; held, the scores have no gradient.
     """
 
     name = "vit_explain"
@@ -40,6 +41,7 @@ class VitExplain(GradientMethod):
 
     mistakes: tuple[str, ...] = MISTAKES
     discard_ratio: float = 0.0
+    hold_attention: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -300,7 +300,7 @@ class Captures:
     def maps(self, method: Maps) -> Tensor:
         """The maps `[N, rows, cols]` of a method, from the kind of capture that it wants."""
         own = method.capture_settings if isinstance(method, Method) else {}
-        kind = (own.get("hold_attention", False), own.get("steps", 1))
+        kind = (own.get("hold_attention", True), own.get("steps", 1))
         if kind not in self._made:
             x, target = self._questions.x, self._questions.targets
             self._made[kind] = capture_attention(
