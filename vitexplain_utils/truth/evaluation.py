@@ -185,7 +185,7 @@ def compare_marks(
         `count`, as `pandas.DataFrame` takes them. With a reference also its mean `difference`, the
         95 % interval of that by itself, `difference_low` and `difference_high`, and the interval
         that covers all of a measure's differences together, `simultaneous_low` and
-        `simultaneous_high` (the largest of all studentised deviations, max-t: Westfall & Young
+        `simultaneous_high` (the largest of all standardised deviations, max-t: Westfall & Young
         1993); a reference that has no mark of a measure gives no differences there.
 
     Raises:
