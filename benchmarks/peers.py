@@ -140,7 +140,8 @@ def legrad(capture: Capture, *, first: int = 0) -> Tensor:
 def ag_cam(capture: Capture) -> Tensor:
     """AG-CAM (Leem & Seo 2024, arXiv:2402.04563): `Σ_l Σ_h sigmoid(S_l) ⊙ max(0, ∂y/∂A_l)`.
 
-    The class token's row of each; `S` are the scores before the softmax.
+    The class token's row of each; `S` are the scores before the softmax. To be mended: the authors'
+    code detaches each attention's input, which scores higher than the full gradient taken here.
     """
     target = _asked(capture)[1]
     plain = capture_attention(capture.model, capture.x, target=target, hold_attention=False)
