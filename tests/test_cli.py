@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +42,19 @@ def run(capsys, *arguments: object) -> tuple[int, list[str], list[str]]:
 def test_writes_the_overlay(method, small_model, photo, folder, capsys):
     status, out, err = run(capsys, photo, "--method", method)
     assert (status, err) == (0, [])
-    assert [path.name for path in folder.iterdir()] == [f"photo_{method}.png"]
+    beside = photo.with_name(f"photo_{method}.png")
+    assert sorted(photo.parent.iterdir()) == sorted([photo, beside, folder])
+    assert list(folder.iterdir()) == []
     image = load_image(photo)
     explanation = explain(small_model, preprocess(small_model, image), method=method)
-    written = load_image(folder / f"photo_{method}.png")
+    written = load_image(beside)
     assert np.array_equal(np.asarray(written), np.asarray(overlay(image, explanation.heatmap[0])))
     best = int(explanation.logits.argmax())
     assert len(out) == 6
-    assert out[0].endswith(f"{best}  class {best}")
+    assert out[1].endswith(f"{best}  class {best}")
     specific = METHODS[method].needs_gradient
-    assert out[-1].endswith(f"for {best} class {best}" if specific else "the same for every class")
+    asked = f"for {best} class {best}" if specific else "the same for every class"
+    assert out[0].startswith(f"{beside}: {method}") and out[0].endswith(asked)
 
 
 def test_all_options(small_model, photo, folder, capsys):
@@ -65,7 +69,7 @@ def test_all_options(small_model, photo, folder, capsys):
         "--output=maps.png",
     )
     assert status == 0
-    assert out[-1] == "maps.png: gradient_rollout for 4 class 4"
+    assert out[0] == "maps.png: gradient_rollout for 4 class 4"
     image = load_image(photo)
     x = preprocess(small_model, image, crop=True)
     own = {"method": "gradient_rollout", "head_fusion": "max", "discard_ratio": 0.5}
@@ -77,7 +81,7 @@ def test_all_options(small_model, photo, folder, capsys):
 
 @pytest.mark.parametrize("target", ["4", "class 4"])
 def test_target_by_number_or_name(target, small_model, photo, folder, capsys):
-    assert run(capsys, photo, "--target", target)[1][-1].endswith("for 4 class 4")
+    assert run(capsys, photo, "--target", target)[1][0].endswith("for 4 class 4")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_own_checkpoint(deit_checkpoint, photo, folder, capsys):
     status, out, _ = run(capsys, photo, "--weights", deit_checkpoint, "--method", "last_attention")
     assert status == 0
     assert len(out) == 6
-    assert (folder / "photo_last_attention.png").is_file()
+    assert photo.with_name("photo_last_attention.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -106,17 +110,19 @@ def test_own_checkpoint(deit_checkpoint, photo, folder, capsys):
         (["{photo}", "--target", "7"], "target must be a class index"),
         (["{photo}", "--target", "-1"], "target must be a class index"),
         (["{photo}", "--target", "²"], "target '²'"),
-        (["{photo}", "--discard-ratio", "1.5"], "discard_ratio"),
-        (["{photo}", "--discard-ratio", "nan"], "discard_ratio"),
+        (["{photo}", "--method", "rollout", "--discard-ratio", "1.5"], "discard_ratio must"),
+        (["{photo}", "--method", "rollout", "--discard-ratio", "nan"], "discard_ratio must"),
         (["{photo}", "--method", "relevance", "--head-fusion", "max"], "head_fusion"),
         (["{photo}", "--output", "map.gif"], "output"),
         (["{photo}", "--output", "missing/map.png"], "missing/map.png"),
         (["{photo}", "--output", "notes.txt/map.png"], "notes.txt/map.png"),
+        (["{photo}", "--output", "{photo}"], "is a photograph itself: --force replaces it"),
         (["http://127.0.0.1:1/photo.png"], "cannot be fetched"),
         (["http://a b/photo.png"], "cannot be fetched"),
     ],
 )
-def test_bad_input(arguments, said, small_model, photo, folder, capsys):
+def test_bad_input(arguments, said, small_model, photo, folder, capsys, monkeypatch):
+    monkeypatch.setattr(small_model, "forward", lambda x: 1 / 0)  # noticed before it runs
     Path("notes.txt").write_text("no picture")
     arguments = [argument.replace("{photo}", str(photo)) for argument in arguments]
     status, _, err = run(capsys, *arguments)
@@ -125,6 +131,44 @@ def test_bad_input(arguments, said, small_model, photo, folder, capsys):
     assert err[0].startswith("error: ")
     assert said in err[0]
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert sorted(photo.parent.iterdir()) == sorted([photo, folder])
+
+
+def test_on_top_of_the_photograph_by_force(small_model, photo, folder, capsys):
+    before = photo.read_bytes()
+    assert run(capsys, photo, "--output", photo, "--force")[0] == 0
+    assert photo.read_bytes() != before and load_image(photo).size == (60, 40)
+
+
+def test_a_link_is_written_through(small_model, photo, folder, capsys):
+    Path("there").mkdir()
+    Path("map.png").symlink_to(Path("there", "real.png"))
+    assert run(capsys, photo, "--output", "map.png")[0] == 0
+    assert Path("map.png").is_symlink() and load_image("there/real.png").size == (60, 40)
+    link = photo.with_name("link.png")
+    link.symlink_to(photo)
+    status, _, err = run(capsys, photo, "--output", link)
+    assert status == 2 and "is a photograph itself" in err[0]
+
+
+def test_what_takes_long_is_said_in_a_terminal(small_model, photo, folder, capsys, monkeypatch):
+    monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(cli.threading, "Timer", Soon)
+    assert run(capsys, photo)[2] == [
+        "loading deit_tiny_patch16_224 …",
+        "explaining by attribution …",
+    ]
+
+
+class Soon(threading.Timer):
+    """A timer whose time is up at once."""
+
+    def __init__(self, _seconds: float, function, *given) -> None:
+        super().__init__(0, function, *given)
+
+    def start(self) -> None:
+        super().start()
+        self.join()
 
 
 @pytest.mark.parametrize(
@@ -188,10 +232,16 @@ def test_a_folder_of_one(album, small_model, folder, capsys):
 
 def test_several_photographs(album, photo, small_model, folder, capsys):
     assert run(capsys, photo, album / "b.jpg")[0] == 0
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "b_attribution.png",
-        "photo_attribution.png",
-    ]
+    assert photo.with_name("photo_attribution.png").is_file()
+    assert (album / "b_attribution.png").is_file()
+
+
+def test_overlays_of_an_earlier_run_are_no_photographs(album, small_model, folder, capsys):
+    (album / "broken.jpg").unlink()
+    for _ in range(2):
+        status, out, _ = run(capsys, album)
+        assert status == 0 and sum("_attribution.png: " in line for line in out) == 3
+    assert len(list(album.glob("*_attribution.png"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -199,7 +249,7 @@ def test_several_photographs(album, photo, small_model, folder, capsys):
     [
         (["{album}/a.png", "{album}/../photo.png", "--output", "map.png"], "is a folder"),
         (["{album}", "{album}/a.png"], "given twice"),
-        (["{photo}", "{album}/photo.png"], "both be written to 'photo_attribution.png'"),
+        (["{photo}", "{album}/photo.png", "--output", "maps"], "both be written to maps/photo_"),
         (["{album}", "--target", "zebra"], "target 'zebra'"),
         (["."], "holds no picture"),
     ],
@@ -238,7 +288,7 @@ def test_a_regression_prints_its_number(small_model, photo, folder, capsys):
     small_model.reset_classifier(1)
     status, out, _ = run(capsys, photo)
     assert status == 0
-    assert out[0].startswith("output ") and len(out) == 2
+    assert out[1].startswith("output ") and len(out) == 2
 
 
 def test_flow_without_or_tools(small_model, photo, folder, capsys, monkeypatch):

@@ -49,6 +49,24 @@ def test_pictures_with_their_titles():
         assert (shown == np.asarray(picture)).all()
 
 
+def test_a_picture_that_is_much_higher_than_wide_makes_no_endless_figure():
+    sheet = show_maps(Image.new("RGB", (2, 900)), MAPS, ["a", "b", "c"], columns=1)
+    pixels = Image.open(io.BytesIO(sheet.png())).size
+    assert max(pixels) < 3000
+
+
+def test_names_with_dollar_signs_are_names():
+    name = r"cost $\frac$ in $"
+    curves = {name: [0, 1]}
+    for figure in (
+        show_maps(SCENE, MAPS[:1], [name], picture_title=name),
+        show_matrices(MAPS[:1], [name]),
+        show_curves([0, 1], curves, xlabel=name, ylabel=name),
+        show_intervals({name: {name: (0.2, 0.1, 0.3)}}, xlabel=name),
+    ):
+        assert figure.png()  # drawn, not read as mathematics
+
+
 @pytest.mark.parametrize("shape", [(96, 96), (12, 12)])
 def test_outline_lies_around_the_mask(shape):
     mask = MASK if shape == (96, 96) else MASK[::8, ::8]

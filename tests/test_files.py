@@ -15,6 +15,19 @@ def test_writes_and_replaces(tmp_path):
         assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_a_link(tmp_path):
+    there, link = tmp_path / "there.bin", tmp_path / "link.bin"
+    for content in (b"first", b"second"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(there)
+        write_whole(link, content)
+        assert link.is_symlink() and there.read_bytes() == content
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere" / "note.bin")
+    with pytest.raises(FileNotFoundError, match=r"link\.bin"):
+        write_whole(link, content)
+
+
 def half(self: Path, content: bytes) -> int:
     with self.open("wb") as file:
         file.write(content[: len(content) // 2])

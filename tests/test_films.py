@@ -157,7 +157,7 @@ def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (dict(frames=[]), "no frames"),
+        (dict(frames=[]), "frames must hold at least one"),
         (dict(frames=[Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))]), r"\(4, 5\)"),
         (dict(path="a.png"), "gif"),
         (dict(duration=19), "duration"),
@@ -240,7 +240,7 @@ def test_frames_of_maps_of_zeros():
     [
         ((2, 3, 4), [0], None, "heatmaps"),
         ((3, 4), [0, 0.5, 0.9], None, "heatmaps"),
-        ((0, 3, 4), [], None, "heatmaps"),
+        ((0, 3, 4), [], None, "discard_ratios"),
         ((1, 2, 3, 4), [0], ["one"], "names"),
     ],
 )

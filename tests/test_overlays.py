@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -158,3 +162,28 @@ def test_inputs_are_not_modified():
 def test_errors(heatmap, arguments, named):
     with pytest.raises(ValueError, match=named):
         overlay(PICTURE, heatmap, **arguments)
+
+
+LARGE = """
+import torch
+from pathlib import Path
+from PIL import Image
+from vitexplain_utils import overlay
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
+    return int(kibibytes) * 1024
+
+overlay(Image.new("RGB", (40, 30)), torch.rand(14, 14))
+image = Image.new("RGB", (6000, 4000), "teal")
+before = status("VmRSS")
+overlay(image, torch.rand(14, 14))
+print((status("VmHWM") - before) / (6000 * 4000))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_large_photograph_takes_few_bytes_a_pixel():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert 4 < float(done.stdout) <= 24

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
+import time
 import urllib.error
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -151,8 +153,10 @@ def test_decompression_bomb(limit, monkeypatch):
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        found = self.path.startswith("/noise")
-        self.send_response(200 if found else 404)
+        found, (path, _, where) = self.path.startswith("/noise"), self.path.partition("?")
+        self.send_response(302 if path == "/to" else 200 if found else 404)
+        if path == "/to":
+            self.send_header("Location", where)
         self.end_headers()
         if found:
             self.wfile.write(file_of(Image.fromarray(NOISE)).getvalue())
@@ -176,6 +180,49 @@ def server(monkeypatch) -> Iterator[str]:
 def test_url(server):
     assert np.array_equal(np.asarray(load_image(f"{server}/noise.png?size=1")), NOISE)
     assert np.array_equal(np.asarray(load_image(f"HTTP{server[4:]}/noise.png")), NOISE)
+
+
+@pytest.fixture
+def drip(monkeypatch) -> Iterator[str]:
+    """A server that sends a byte now and then, and never ends."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    listening = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def serve() -> None:
+        line, _ = listening.accept()
+        with line:
+            head = b"HTTP/1.0 200 OK\r\n\r\n"
+            for byte in [head[n : n + 1] for n in range(len(head))] + [b"x"] * 1000:
+                if stop.wait(0.01 if byte in head else 0.05):
+                    return
+                line.sendall(byte)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/x.png"
+    stop.set()
+    thread.join()
+    listening.close()
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1])  # within the head, within the picture
+def test_a_server_that_takes_its_time(drip, monkeypatch, seconds):
+    monkeypatch.setattr(pictures, "_DEADLINE", seconds)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=f"cannot be fetched: {seconds} seconds were not enough"):
+        load_image(drip)
+    assert time.monotonic() - start < seconds + 5
+
+
+@pytest.mark.parametrize("where", ["ftp://127.0.0.1/x.png", "file:///etc/hostname", "data:,x"])
+def test_a_redirection_to_another_scheme_is_refused(server, where):
+    with pytest.raises(ValueError, match="cannot be fetched"):
+        load_image(f"{server}/to?{where}")
+
+
+def test_a_redirection_within_http_is_followed(server):
+    assert load_image(f"{server}/to?{server}/noise.png").size == (7, 5)
 
 
 def test_url_not_found(server):

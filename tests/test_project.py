@@ -114,7 +114,9 @@ def test_no_module_hides_behind_a_function_of_its_name():
             assert getattr(sys.modules[package], path.stem) is module
 
 
-LAYERS = "garden show models recording capture methods truth explanation explorer __main__ course"
+LAYERS = (
+    "checks garden show models recording capture methods truth explanation explorer __main__ course"
+)
 
 
 def test_imports_go_one_way():

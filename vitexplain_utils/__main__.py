@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .explanation import explain
+from .explanation import Explanation, explain
 from .methods import HEAD_FUSIONS, METHODS
 from .models import (
     class_index,
@@ -57,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="PNG or JPEG (default: PHOTO_METHOD.png, here); of several photographs a folder",
+        help="PNG or JPEG (default: PHOTO_METHOD.png beside the photograph, of a URL here); of "
+        "several photographs a folder",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write on top of a photograph that is explained"
     )
     group = parser.add_argument_group("settings of methods")
     for setting in _settings():
@@ -109,10 +115,11 @@ def run(options: argparse.Namespace) -> int:
     alone = len(sources) == 1 and sources == options.photos  # and not a folder of one
     outputs = _outputs(options, sources, alone)
     read = {sources[0]: load_image(sources[0])} if len(sources) == 1 else {}
-    model = load_model(options.model, weights=options.weights, device=options.device)
+    with _said_if_slow(f"loading {options.model}"):
+        model = load_model(options.model, weights=options.weights, device=options.device)
     target = None if options.target is None else _target(model, options.target)
-    if not alone:
-        outputs[sources[0]].parent.mkdir(parents=True, exist_ok=True)
+    for folder in {output.parent for output in outputs.values()}:
+        folder.mkdir(parents=True, exist_ok=True)
     status = 0
     firsts = range(0, len(sources), options.batch_size)
     for first in tqdm(firsts, unit="batch", disable=True if len(sources) == 1 else None):
@@ -123,9 +130,24 @@ def run(options: argparse.Namespace) -> int:
             except (ValueError, OSError) as error:
                 status = 1
                 tqdm.write(_said(error), file=sys.stderr)
-        for same_size in _by_input(model, batch, options.crop):
-            _explain(model, target, options, *same_size)
+        for x, pictures in _by_input(model, batch, options.crop):
+            with _said_if_slow(f"explaining by {options.method}"):
+                explanation = _explanation(model, target, options, x)
+            _report(model, options, explanation, pictures)
     return status
+
+
+@contextmanager
+def _said_if_slow(what: str) -> Iterator[None]:
+    """Say in a terminal what is being done when it takes more than two seconds."""
+    timer = threading.Timer(2, tqdm.write, [f"{what} …"], {"file": sys.stderr})
+    timer.daemon = True
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _said(error: Exception) -> str:
@@ -133,11 +155,16 @@ def _said(error: Exception) -> str:
 
 
 def _pictures(photo: str) -> list[str]:
-    """The photograph itself, or all pictures that lie in a folder, by their names' endings."""
+    """The photograph itself, or all pictures of a folder, by their endings, but no overlays."""
     if not Path(photo).is_dir():
         return [photo]
     endings = Image.registered_extensions()
-    found = [str(path) for path in sorted(Path(photo).iterdir()) if path.suffix.lower() in endings]
+    overlays = tuple(f"_{method}.png" for method in METHODS)
+    found = [
+        str(path)
+        for path in sorted(Path(photo).iterdir())
+        if path.suffix.lower() in endings and not path.name.endswith(overlays)
+    ]
     if not found:
         raise ValueError(f"folder {photo!r} holds no picture")
     return found
@@ -146,22 +173,34 @@ def _pictures(photo: str) -> list[str]:
 def _outputs(options: argparse.Namespace, sources: list[str], alone: bool) -> dict[str, Path]:
     """Where each overlay goes: a file for one photograph, files of a folder for several."""
     output: Path | None = options.output
-    folder, names = Path(), {s: f"{name_of(s)}_{options.method}.png" for s in sources}
     if len(set(sources)) < len(sources):
         raise ValueError("photos: a picture is given twice")
-    if alone:
-        if output is not None and output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+    if alone and output is not None:
+        if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise ValueError(f"output must end in .png, .jpg or .jpeg, got {str(output)!r}")
-        return {sources[0]: output or Path(names[sources[0]])}
+        if not output.resolve().parent.is_dir():
+            raise FileNotFoundError(f"output {str(output)!r}: its folder does not exist")
+        outputs = {sources[0]: output}
+    elif output is not None and (output.suffix or output.is_file()):
+        raise ValueError(f"output of several photographs is a folder, got {str(output)!r}")
+    else:
+        outputs = {source: _folder(source, output) / f"{name_of(source)}_{options.method}.png"
+                   for source in sources}  # fmt: skip
+    photographs = {Path(source).resolve() for source in sources}
+    seen: dict[str, str] = {}
+    for source, path in outputs.items():  # on some systems A.png is a.png
+        if (other := seen.setdefault(str(path).lower(), source)) != source:
+            raise ValueError(f"photos {other!r} and {source!r} would both be written to {path}")
+        if path.resolve() in photographs and not options.force:
+            raise ValueError(f"output {str(path)!r} is a photograph itself: --force replaces it")
+    return outputs
+
+
+def _folder(source: str, output: Path | None) -> Path:
+    """The folder that was asked for, or the photograph's own; of a URL the current one."""
     if output is not None:
-        if output.suffix or output.is_file():
-            raise ValueError(f"output of several photographs is a folder, got {str(output)!r}")
-        folder = output
-    for source, name in names.items():  # on some systems A.png is a.png
-        twin = next(other for other in names if names[other].lower() == name.lower())
-        if twin != source:
-            raise ValueError(f"photos {twin!r} and {source!r} would both be written to {name!r}")
-    return {source: folder / name for source, name in names.items()}
+        return output
+    return Path(source).parent if Path(source).is_file() else Path()
 
 
 def _by_input(
@@ -174,21 +213,29 @@ def _by_input(
         yield torch.cat([inputs[index] for index in chosen]), [batch[index] for index in chosen]
 
 
-def _explain(
-    model: nn.Module,
-    target: int | None,
-    options: argparse.Namespace,
-    x: Tensor,
-    batch: list[tuple[Image.Image, Path]],
-) -> None:
-    """Print the top five classes of each picture and write its overlay."""
+def _explanation(
+    model: nn.Module, target: int | None, options: argparse.Namespace, x: Tensor
+) -> Explanation:
     given = vars(options)
     settings = {name: given[name] for name in _settings() if given.get(name) is not None}
-    explanation = explain(model, x, method=options.method, target=target, **settings)
+    return explain(model, x, method=options.method, target=target, **settings)
+
+
+def _report(
+    model: nn.Module,
+    options: argparse.Namespace,
+    explanation: Explanation,
+    batch: list[tuple[Image.Image, Path]],
+) -> None:
+    """Write the overlay of each picture, say where it is, and print the top five classes."""
     names, regresses = class_names(model), library_of(model).regresses
     best = top_classes(model, explanation.logits) if names and not regresses else []
     for index, (image, output) in enumerate(batch):
-        lines = []
+        asked = f"{options.method}, the same for every class"
+        if METHODS[options.method].needs_gradient and isinstance(explanation.target, Tensor):
+            chosen = int(explanation.target[index])
+            asked = f"{options.method} for {chosen} {names[chosen]}"
+        lines = [f"{output}: {asked}"]
         if regresses:
             numbers = ", ".join(f"{number:.4g}" for number in explanation.logits[index].tolist())
             lines.append(f"output {numbers}")
@@ -196,11 +243,6 @@ def _explain(
             lines.append(f"{top.probability:6.1%}  {top.index:4d}  {top.name}")
         box = crop_box(model, image.size) if options.crop else None
         _save(overlay(image, explanation.heatmap[index], box=box), output)
-        if METHODS[options.method].needs_gradient and isinstance(explanation.target, Tensor):
-            asked = int(explanation.target[index])
-            lines.append(f"{output}: {options.method} for {asked} {names[asked]}")
-        else:
-            lines.append(f"{output}: {options.method}, the same for every class")
         tqdm.write("\n".join(lines))
 
 
@@ -222,7 +264,13 @@ def _count(text: str) -> int:
 
 
 def _target(model: nn.Module, text: str) -> int:
-    return int(text) if text.removeprefix("-").isdecimal() else class_index(model, text)
+    """The class, noticed before the model runs if there is none such."""
+    if not text.removeprefix("-").isdecimal():
+        return class_index(model, text)
+    classes = library_of(model).classes
+    if classes and not 0 <= int(text) < classes:
+        raise ValueError(f"target must be a class index in [0, {classes}), got {text}")
+    return int(text)
 
 
 def _save(picture: Image.Image, output: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models.inputs import check_count, check_input
+from .checks import check_count, check_flag
+from .models.inputs import check_input
 from .models.library import Library, TokenGrid, library_of
 from .models.targets import Chosen, Target, choose_target, score
+from .models.twin import twin
 from .recording import AttentionCall, AttentionRecord, record_attention
 
 
@@ -109,14 +111,17 @@ def capture_attention(
     """
     library = library_of(model)
     check_input(model, x)
+    library = type(library)(twin(library.model))
+    check_flag("gradient", gradient)
+    check_flag("hold_attention", hold_attention)
     check_count("steps", steps)
     check_count("batch_size", 1 if batch_size is None else batch_size)
     size = batch_size or steps * len(x)
     with (
-        record_attention(model, hold_attention=hold_attention) as record,
+        record_attention(library.model, hold_attention=hold_attention) as record,
         torch.inference_mode(False),
     ):
-        x = x.detach()
+        x = x.clone() if x.is_inference() else x.detach()
         if steps == 1 and len(x) <= size:
             logits, chosen, calls = _run(library, record, x, target, gradient)
         else:  # what is asked of a part is asked of the whole
@@ -145,15 +150,46 @@ def _run(
     library: Library, record: AttentionRecord, x: Tensor, target: Target, gradient: bool
 ) -> tuple[Tensor, Chosen, list[AttentionCall]]:
     """One pass: logits, what is asked of them, and all recorded calls, the pool's last."""
-    with torch.set_grad_enabled(gradient):
+    record.from_last_tokens = not gradient  # the head's own gradient says what it reads
+    with torch.enable_grad():
         logits = library.logits(x)
+        ran, blocks = len(record.blocks), len(library.block_modules())
+        if ran < blocks:
+            raise ValueError(f"{library.what}: only {ran} of its {blocks} blocks ran in the pass")
         chosen = choose_target(library, logits, target, gradient)
-        if gradient or callable(chosen):
-            scalar = score(logits, chosen).sum()
-        if gradient and not scalar.requires_grad:
+        asks = gradient or callable(chosen)
+        scalar = score(logits, chosen).sum() if asks else logits.sum()
+        if asks and logits.requires_grad and not scalar.requires_grad:
             raise ValueError(f"target {target!r} does not depend on the logits")
-        calls = record.differentiate(scalar, retain_graph=False) if gradient else record.calls
+        if scalar.requires_grad:
+            _check_reads(library, library.grid(x), record.read_tokens(scalar))
+        try:
+            calls = record.differentiate(scalar, retain_graph=False) if gradient else record.calls
+        except ValueError as error:
+            raise ValueError(
+                f"{library.what} lets no gradient through to its attention (quantised models have "
+                "none): methods that answer for no class, as rollout, need none"
+            ) from error
     return logits.detach(), chosen, calls
+
+
+def _check_reads(library: Library, grid: TokenGrid, read: Tensor) -> None:
+    """Raise a ValueError if the head reads tokens at which a map does not start."""
+    expected = library.reads(grid)
+    if expected is None or len(read) != grid.tokens:  # a pool says itself; a grid is checked later
+        return
+    more = (read.cpu() & (expected == 0)).nonzero()[:, 0].tolist()
+    if more:
+        known = expected.nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"{library.what} has a head that reads {_some(more)} of the last block's tokens beside "
+            f"{_some(known)}: where a map of it would start is not known"
+        )
+
+
+def _some(tokens: list[int]) -> str:
+    """A short name for some tokens."""
+    return f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]}…{tokens[-1]} ({len(tokens)})"
 
 
 def _join(calls: Sequence[AttentionCall]) -> AttentionCall:

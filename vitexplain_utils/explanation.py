@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .capture import Capture
+from .checks import check_count
 from .methods import Method, offered_method
-from .models.inputs import check_count, check_input
+from .models.inputs import check_input
 from .models.targets import Chosen, Target, split_target
 
 

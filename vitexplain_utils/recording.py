@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,7 @@ class AttentionRecord:
 
     def __init__(self, hold_attention: bool = False) -> None:
         self.hold_attention = hold_attention
+        self.from_last_tokens = False  # a graph is wanted above the last block only
         self.thread = threading.get_ident()
         self.listener: Any = None  # of the block that is running
         self.inside = False  # the whole model's forward
@@ -99,6 +101,7 @@ class AttentionRecord:
         self.blocks: list[AttentionCall] = []
         self.pool_call: AttentionCall | None = None
         self.outputs: list[Tensor] = []  # in the graph, of the pool too
+        self.tokens: Tensor | None = None  # what the last block gives, [B, T, D]
         self._matrices: list[Tensor] = []
 
     def enter(self, *_: Any) -> None:
@@ -165,6 +168,15 @@ class AttentionRecord:
         pairs = zip(self.calls, grads, strict=True)
         return [replace(call, output_gradient=grad) for call, grad in pairs]
 
+    def read_tokens(self, scalar: Tensor) -> Tensor:
+        """Which tokens of the last block a scalar depends on, `[T]`, bool: those the head reads."""
+        assert self.tokens is not None and self.tokens.requires_grad  # as after a capture's pass
+        (grad,) = torch.autograd.grad(scalar, self.tokens, retain_graph=True, allow_unused=True)
+        if grad is None:
+            return torch.zeros(self.tokens.shape[1], dtype=torch.bool)
+        size = at_least_float32(grad).abs().amax((0, 2))  # [B, T, D] -> [T]
+        return size > 1e-5 * size.max()
+
 
 @contextmanager
 def record_attention(
@@ -175,7 +187,8 @@ def record_attention(
     Inside, the model is in eval mode, uses its fused kernels, and asks for no gradient of any
     parameter. On leaving, also by an exception, hooks, flags, training mode and `requires_grad` are
     as they were. A new forward pass replaces the record of the one before; contexts may be nested
-    and repeated.
+    and repeated. Another thread that would record the same model waits; `explain` and
+    `capture_attention` record a twin of it and need not wait.
 
     Args:
         model: a ViT with plain global self-attention, of timm, transformers or torchvision.
@@ -203,7 +216,7 @@ def record_attention(
     library = library_of(model)
     model, blocks, pool = library.model, library.block_modules(), library.pool_module()
     record = AttentionRecord(hold_attention)
-    with ExitStack() as undo:
+    with _lock_of(model), ExitStack() as undo:
         _set_flags(model, {**library.flags, **_FLAGS}, undo)
         undo.enter_context(library.recording())
         undo.enter_context(_TAP.recording(record))
@@ -214,6 +227,14 @@ def record_attention(
         if pool is not None:
             _Listener(record, library.what, None, False).attach(pool, undo)
         yield record
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    """One for each model, so that no thread restores what another still needs."""
+    return _LOCKS.setdefault(model, threading.RLock())
 
 
 def _set_flags(model: nn.Module, flags: dict[str, Any], undo: ExitStack) -> None:
@@ -259,7 +280,7 @@ class _Listener:
         self.tokens = tuple((args[0] if args else next(iter(kwargs.values()))).shape)
         self.calls, self.record.listener = 0, self
 
-    def _leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+    def _leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if threading.get_ident() != self.record.thread:
             return
         self.record.listener = None
@@ -270,6 +291,11 @@ class _Listener:
             )
         if self.last and not bool(self.record.outputs[-1][:, :, 0].isfinite().all()):
             raise ValueError(f"{self.where} gives NaN or inf: the input or the weights hold some")
+        if self.last:
+            tokens = output if isinstance(output, Tensor) else output[0]
+            if self.record.from_last_tokens:  # nothing below it asks for a gradient
+                tokens.requires_grad_()
+            self.record.tokens = tokens
 
     def hear(self, call: AttentionCall, output: Tensor) -> None:
         q, k = tuple(call.q.shape), tuple(call.k.shape)
@@ -345,7 +371,8 @@ class _Tap:
         if any(record.hold_attention for record in open_ones):
             query, key = query.detach(), key.detach()
         output = self._function(query, key, value, attn_mask, **options)
-        if torch.is_grad_enabled() and not output.requires_grad:
+        begins = not any(record.from_last_tokens for record in open_ones)
+        if torch.is_grad_enabled() and begins and not output.requires_grad:
             output.requires_grad_()  # no parameter asks for a gradient: the graph begins here
         scale = options.get("scale")
         call = AttentionCall(

@@ -84,6 +84,8 @@ def attribution(
     """
     check_blocks(attention)
     check_match(attention, gradient)
+    if not isinstance(rows, slice):
+        raise ValueError(f"rows must be a slice, got {rows!r}")
     method = Attribution()
     pairs = zip(attention, gradient, strict=True)
     given = [method.weigh(a[:, :, rows], g[:, :, rows]).sum(1) for a, g in pairs]

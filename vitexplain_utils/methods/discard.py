@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_number, check_numbers, check_weights
+
 
 def discard_lowest(fused: Tensor, discard_ratio: float, *, class_token: bool = True) -> Tensor:
     """Set the lowest `⌊discard_ratio · T²⌋` entries of each matrix to 0.
@@ -33,11 +35,11 @@ def discard_lowest(fused: Tensor, discard_ratio: float, *, class_token: bool = T
         tensor([[[0.1000, 0.9000],
                  [0.7000, 0.0000]]])
     """
-    if fused.ndim != 3 or fused.shape[1] != fused.shape[2]:
+    check_numbers("fused", fused, 3, "[B, T, T]")
+    if fused.shape[1] != fused.shape[2]:
         raise ValueError(f"fused must be [B, T, T], got shape {tuple(fused.shape)}")
     check_discard_ratio(discard_ratio)
-    if not bool((fused >= 0).all()):
-        raise ValueError("fused must be non-negative, and holds negative values or NaN")
+    check_weights("fused", fused)
     ((_, kept),) = discard_each(fused, [discard_ratio], class_token=class_token)
     return kept
 
@@ -72,7 +74,7 @@ def discard_each(
 
 def _in_order(values: np.ndarray, counts: Sequence[int]) -> tuple[int, np.ndarray]:
     """How many zeros there are, and the others in order, at least where `counts` cut."""
-    zeros = len(values) - np.count_nonzero(values)
+    zeros = len(values) - int(np.count_nonzero(values))
     others = values[values != 0] if zeros else values  # many equal values are slow to order
     places = {count - zeros for count in counts if count > zeros}
     if len(places) != 1:
@@ -98,5 +100,4 @@ def _thin_out(thinned: Tensor, matrix: Tensor, ordered: np.ndarray, count: int) 
 
 def check_discard_ratio(discard_ratio: float) -> None:
     """Raise a ValueError unless `discard_ratio` is a number in [0, 1)."""
-    if not 0 <= discard_ratio < 1:
-        raise ValueError(f"discard_ratio must be in [0, 1), got {discard_ratio!r}")
+    check_number("discard_ratio", discard_ratio, 0, 1, below=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from ..checks import check_finite, check_numbers
 from ..recording import at_least_float32
 
 HEAD_FUSIONS = ("mean", "max", "min")
@@ -32,20 +36,14 @@ def fuse_heads(attention: Tensor, head_fusion: str = "mean") -> Tensor:
         tensor([[[0.6000, 0.8000]]])
     """
     check_head_fusion(head_fusion)
-    if attention.ndim != 4 or not attention.is_floating_point():
-        raise ValueError(
-            f"attention must be a float tensor [B, H, T, S], got {attention.dtype} "
-            f"of shape {tuple(attention.shape)}"
-        )
-    attention = at_least_float32(attention)
-    if head_fusion == "mean":
-        return attention.mean(1)
-    if head_fusion == "max":
-        return attention.amax(1)
-    return attention.amin(1)
+    check_numbers("attention", attention, 4, "[B, H, T, S]")
+    fuse: Any = {"mean": torch.mean, "max": torch.amax, "min": torch.amin}[head_fusion]
+    fused: Tensor = fuse(at_least_float32(attention), 1)
+    check_finite("attention", fused)
+    return fused
 
 
 def check_head_fusion(head_fusion: str) -> None:
     """Raise a ValueError for an unknown fusion."""
-    if head_fusion not in HEAD_FUSIONS:
+    if not isinstance(head_fusion, str) or head_fusion not in HEAD_FUSIONS:
         raise ValueError(f"head_fusion must be one of {HEAD_FUSIONS}, got {head_fusion!r}")

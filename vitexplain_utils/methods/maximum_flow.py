@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checks import check_weights
 from .attention_rollout import Rollout
 
 # The solver counts in whole numbers. One unit is 3.6e-15, so that even 10⁸ rounded arcs together
@@ -39,7 +40,7 @@ class Flow(Rollout):
     def weigh(self, attention: Tensor, gradient: Tensor | None) -> Tensor:
         """Fuse the heads."""
         fused = super().weigh(attention, gradient).detach()
-        _check_values("attention", fused)
+        check_weights("attention", fused)
         return fused
 
     def carry(self, row: Row, matrix: Tensor) -> Row:
@@ -50,7 +51,7 @@ class Flow(Rollout):
     def finish(self, row: Row, tokens: Sequence[int] | None = None) -> Tensor:
         """The flow to each token, or to some."""
         start, below = row
-        _check_values("start", start)
+        check_weights("start", start)
         blocks = torch.stack(below[::-1], dim=1).numpy()  # [B, L, T, T], first block first
         asked = _check_tokens(tokens, start.shape[-1])
         flows = np.zeros((len(start), len(asked)))
@@ -241,12 +242,6 @@ def _capacities(matrices: Tensor, residual_weight: float) -> Tensor:
     mixed = (1 - residual_weight) * matrices + residual_weight * identity
     total = mixed.sum(-1, keepdim=True)
     return mixed / total.where(total > 0, 1)
-
-
-def _check_values(name: str, values: Tensor) -> None:
-    wrong = values[~((values >= 0) & values.isfinite())]
-    if len(wrong):
-        raise ValueError(f"{name} must be finite and non-negative, got {float(wrong[0])}")
 
 
 def _check_tokens(tokens: Sequence[int] | None, count: int) -> list[int]:

@@ -5,12 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import Capture, capture_attention
+from ..checks import (
+    check_finite,
+    check_flag,
+    check_number,
+    check_numbers,
+    check_sequence,
+    check_weights,
+)
 from ..models.targets import Target
 from .discard import check_discard_ratio, discard_each
 from .head_fusion import check_head_fusion
@@ -179,10 +188,9 @@ class Method(ABC):
         method = self.having(**settings)
         if "discard_ratio" not in method.settings:
             raise ValueError(f"method {self.name!r} has no discard_ratio to sweep over")
-        if len(discard_ratios) == 0:
-            raise ValueError("discard_ratios must hold at least one ratio")
+        check_sequence("discard_ratios", discard_ratios, "ratios")
         for discard_ratio in discard_ratios:
-            check_discard_ratio(discard_ratio)
+            check_number("each of discard_ratios", discard_ratio, 0, 1, below=True)
         return method._maps(capture, discard_ratios)
 
     def carry_down(
@@ -286,16 +294,22 @@ def start_row(like: Tensor, start: Tensor | None) -> Tensor:
     if start is None:
         start = torch.zeros(tokens)
         start[0] = 1
-    if start.shape not in ((tokens,), (batch, tokens)):
+    if not isinstance(start, Tensor) or start.shape not in ((tokens,), (batch, tokens)):
+        got = tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__
         raise ValueError(
-            f"start must be [T] or [B, T] with T = {tokens}, B = {batch}; got {tuple(start.shape)}"
+            f"start must be a tensor [T] or [B, T] with T = {tokens}, B = {batch}; got {got}"
         )
+    check_weights("start", start)
     wide = torch.promote_types(like.dtype, torch.float32)
     return start.to(like.device, wide).expand(batch, tokens)
 
 
 def check_blocks(attention: Sequence[Tensor]) -> None:
-    """Raise a ValueError unless there is one `[B, H, T, T]` per block, all of one shape."""
+    """Raise a ValueError unless there is one attention `[B, H, T, T]` per block, all alike."""
+    check_sequence("attention", attention, "[B, H, T, T], one per block")
+    for block in attention:
+        check_numbers("each of attention", block, 4, "[B, H, T, T]")
+        check_weights("attention", block)
     shapes = {tuple(block.shape) for block in attention}
     if len(shapes) != 1 or any(len(s) != 4 or s[2] != s[3] for s in shapes):
         raise ValueError(
@@ -306,7 +320,12 @@ def check_blocks(attention: Sequence[Tensor]) -> None:
 
 def check_match(attention: Sequence[Tensor], gradient: Sequence[Tensor] | None) -> None:
     """Raise a ValueError unless there is one gradient for each attention, of the same shape."""
-    shapes = None if gradient is None else [tuple(g.shape) for g in gradient]
+    check_sequence("gradient", gradient, "[B, H, T, T], one per block")
+    assert gradient is not None
+    for block in gradient:
+        check_numbers("each of gradient", block, 4, "[B, H, T, T]")
+        check_finite("gradient", block)
+    shapes = [tuple(g.shape) for g in gradient]
     if shapes != [tuple(a.shape) for a in attention]:
         raise ValueError(
             f"gradient must match attention block by block; got shapes {shapes} for "
@@ -316,8 +335,7 @@ def check_match(attention: Sequence[Tensor], gradient: Sequence[Tensor] | None) 
 
 def check_residual_weight(residual_weight: float) -> None:
     """Raise a ValueError unless `residual_weight` is a number in [0, 1)."""
-    if not 0 <= residual_weight < 1:
-        raise ValueError(f"residual_weight must be in [0, 1), got {residual_weight!r}")
+    check_number("residual_weight", residual_weight, 0, 1, below=True)
 
 
 _STRIP = 256  # rows of a strip: DeiT's 197 tokens are one, and shorter ones cost time
@@ -328,20 +346,15 @@ def _check_blocks_setting(blocks: tuple[int, int] | None) -> None:
     good = blocks is None or (
         isinstance(blocks, Sequence)
         and len(blocks) == 2
-        and all(isinstance(index, int) for index in blocks)
+        and all(isinstance(index, int) and not isinstance(index, bool) for index in blocks)
     )
     if not good:
         raise ValueError(f"blocks must be (first, last) or None, got {blocks!r}")
 
 
-def _check_hold_attention(hold_attention: bool) -> None:
-    if not isinstance(hold_attention, bool):
-        raise ValueError(f"hold_attention must be True or False, got {hold_attention!r}")
-
-
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "blocks": _check_blocks_setting,
-    "hold_attention": _check_hold_attention,
+    "hold_attention": partial(check_flag, "hold_attention"),
     "head_fusion": check_head_fusion,
     "discard_ratio": check_discard_ratio,
     "residual_weight": check_residual_weight,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..checks import check_count, check_finite, check_numbers
 from .library import library_of
 
 
@@ -35,6 +36,8 @@ def class_index(model: nn.Module, name: str) -> int:
         >>> class_index(load_model("garden"), "Bee")
         1
     """
+    if not isinstance(name, str):
+        raise ValueError(f"target must be a class name, got {name!r}")
     wanted = name.strip().lower()
     names = [full.lower() for full in class_names(model)]
     exact = [i for i, full in enumerate(names) if wanted in (full, *full.split(", "))]
@@ -84,8 +87,11 @@ def top_classes(model: nn.Module, logits: Tensor, k: int = 5) -> list[list[TopCl
     names, library = class_names(model), library_of(model)
     if library.regresses:
         raise ValueError(f"{library.what} gives numbers, not classes: see its logits")
-    if not names or logits.ndim != 2 or logits.shape[1] != len(names):
+    check_count("k", k)
+    check_numbers("logits", logits, 2, f"[B, {len(names)}]")
+    if not names or logits.shape[1] != len(names):
         raise ValueError(f"logits must be [B, {len(names)}], got {tuple(logits.shape)}")
+    check_finite("logits", logits)
     logits = logits.detach().float()
     best = library.probabilities(logits).topk(min(k, len(names)), dim=1)
     return [

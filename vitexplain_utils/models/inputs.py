@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..checks import check_module, check_number, check_numbers, check_picture, check_sequence
 from ..show.pictures import to_rgb
 from .library import library_of
 
@@ -37,8 +38,7 @@ def preprocess(model: nn.Module, image: Image.Image, *, crop: bool = False) -> T
         >>> preprocess(model, Image.new("RGB", (300, 200))).shape
         torch.Size([1, 3, 32, 64])
     """
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"image must be a PIL image (see load_image), got {type(image).__name__}")
+    check_picture("image", image)
     x = library_of(model).to_input(to_rgb(image), crop)
     parameter = next(model.parameters(), torch.empty(0))
     return x.to(device=parameter.device, dtype=parameter.dtype)
@@ -63,22 +63,33 @@ def crop_box(model: nn.Module, size: tuple[int, int]) -> tuple[float, float, flo
         >>> [round(edge) for edge in crop_box(model, (800, 400))]
         [219, 19, 581, 381]
     """
+    check_sequence("size", size, "a width and a height")
+    if len(size) != 2:
+        raise ValueError(f"size must be a width and a height, got {size!r}")
+    for edge in size:
+        check_number("size", edge, 1, torch.inf)
     return library_of(model).crop_box(size)
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise a ValueError unless an argument is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
 def check_input(model: nn.Module, x: Tensor) -> None:
-    """Raise a ValueError unless `x` is a finite `[B, 3, H, W]` on the model's device."""
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
-        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x must be a float tensor [B, 3, H, W] as from preprocess, got {got}")
-    parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device != x.device:
+    """Raise a ValueError unless `x` is a finite `[B, 3, H, W]` as the model takes it."""
+    check_module(model)
+    check_numbers("x", x, 4, "[B, 3, H, W] as from preprocess")
+    if len(x) == 0:
+        raise ValueError(f"x must be of at least one picture, got shape {tuple(x.shape)}")
+    first = next((part for part in model.modules() if type(part) is nn.Conv2d), None)
+    parameter = next(model.parameters(), None) if first is None else first.weight
+    if parameter is None:
+        return
+    if parameter.device != x.device:
         raise ValueError(f"x is on {x.device}, the model on {parameter.device}: move one of them")
+    if first is not None and x.shape[1] != first.in_channels:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} has {x.shape[1]} channels, the model takes "
+            f"{first.in_channels}"
+        )
+    cast = torch.is_autocast_enabled(x.device.type) or not parameter.is_floating_point()
+    if x.dtype != parameter.dtype and not cast:
+        raise ValueError(f"x is {x.dtype}, the model {parameter.dtype}: convert one of them")
     if not all(end.isfinite() for end in x.detach().aminmax()):  # NaN is an end as well
         raise ValueError("x holds NaN or inf")

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor, nn
 
+from ..checks import check_module
+
 Box = tuple[float, float, float, float]
 
 
@@ -99,11 +101,18 @@ class Library:
     def logits(self, x: Tensor) -> Tensor:
         """The model's output, `[B, C]`; a ValueError where the input does not fit the model."""
         try:
-            logits: Tensor = self.model(x)
+            logits: Any = self.model(x)
         except AssertionError as error:  # how timm and torchvision say that the size does not fit
             raise ValueError(
                 f"x of shape {tuple(x.shape)} does not fit the model: {error}"
             ) from error
+        except TypeError as error:
+            raise ValueError(f"{self.what} cannot be called as model(x): {error}") from error
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"{self.what} must return logits [B, C], not {type(logits).__name__}: give a "
+                "module whose forward picks them"
+            )
         return logits
 
     @property
@@ -167,6 +176,7 @@ def library_of(model: nn.Module) -> Library:
         >>> library_of(timm.create_model("vit_tiny_patch16_224", depth=1)).name
         'timm'
     """
+    check_module(model)
     model = unwrapped(model)
     origins = _origins(model)
     known = next((name for name in LIBRARIES if name in origins), None)

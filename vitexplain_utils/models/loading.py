@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checks import check_path
 from .library import LIBRARIES, known_library
 
 
@@ -53,9 +54,15 @@ def load_model(
         >>> type(model).__name__, model.training
         ('VisionTransformer', False)
     """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name must be a model's name, as 'garden', got {name!r}")
+    if weights is not None:
+        check_path("weights", weights)
     path = None if weights is None else Path(weights)
     library, _, rest = name.partition(":")
     if name == "garden":
+        if path is not None:
+            raise ValueError(f"weights {str(path)!r}: 'garden' has its own")
         from ..garden import garden_model
 
         model: nn.Module = garden_model()
@@ -65,13 +72,19 @@ def load_model(
         model = known_library("timm").load(name, path)
     if img_size is not None:
         _resize(model, img_size)
-    return model.eval().to(device)
+    if not isinstance(device, str | int | torch.device):
+        raise ValueError(f"device must be a name or a torch.device, got {device!r}")
+    try:
+        return model.eval().to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device {device!r} cannot be used here: {error}") from error
 
 
 def _resize(model: Any, img_size: int) -> None:
     if not hasattr(model, "set_input_size"):
         raise ValueError(f"img_size {img_size!r}: {type(model).__name__} takes one size only")
     patch = model.patch_embed.patch_size[0]
-    if not isinstance(img_size, int) or img_size < 1 or img_size % patch:
+    whole = isinstance(img_size, int) and not isinstance(img_size, bool)
+    if not whole or img_size < 1 or img_size % patch:
         raise ValueError(f"img_size must be whole patches of {patch} pixels, got {img_size!r}")
     model.set_input_size(img_size=(img_size, img_size))

@@ -26,7 +26,7 @@ def choose_target(library: Library, logits: Tensor, target: Target, needed: bool
         >>> choose_target(Library(torch.nn.Identity()), logits, target=None, needed=True)
         tensor([1, 0])
     """
-    if logits.ndim != 2:
+    if logits.ndim != 2 or len(logits) == 0:
         raise ValueError(f"the model must return logits [B, C], got {tuple(logits.shape)}")
     if callable(target):
         return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,19 @@ class Timm(Library):
         prefix = getattr(self.model, "num_prefix_tokens", None)
         if feature_size is None or prefix is None:
             raise ValueError(f"{self.what} does not say how its tokens lie on a patch grid")
+        embed: Any = self.model.patch_embed
+        pads = getattr(embed, "dynamic_img_pad", False)
+        if pads and any(n % patch for n, patch in zip(x.shape[-2:], embed.patch_size, strict=True)):
+            raise ValueError(
+                f"x of {x.shape[2]}×{x.shape[3]} pixels would be padded by the model: give whole "
+                f"patches of {embed.patch_size}"
+            )
+        if type(getattr(embed, "backbone", None)).__name__ == "MbConvStages":  # of ViTamin
+            warnings.warn(
+                f"{self.what}: each of its patches looks at pixels half a patch further up and "
+                "left than where its map shows it",
+                stacklevel=2,
+            )
         return TokenGrid(prefix, *feature_size(x.shape[-2:]))
 
     @property

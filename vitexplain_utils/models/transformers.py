@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import re
@@ -89,17 +90,20 @@ class Transformers(Library):
     def recording(self) -> Iterator[None]:
         """The fused attention of each block, whatever was chosen, and of SigLIP's pool."""
         parts = [part for block in self.block_modules() for part in block.modules()]
-        configs = {id(c): c for part in parts if (c := getattr(part, "config", None)) is not None}
-        before = [(config, config._attn_implementation) for config in configs.values()]
+        holders = [vars(part) for part in parts if vars(part).get("config") is not None]
+        before = [holder["config"] for holder in holders]
+        fused = {id(config): copy.copy(config) for config in before}  # other models share them
+        for config in fused.values():
+            config._attn_implementation = "sdpa"
         pool = self.pool_module()
         try:
-            for config, _ in before:
-                config._attn_implementation = "sdpa"
+            for holder, config in zip(holders, before, strict=True):
+                holder["config"] = fused[id(config)]
             with multihead_through_sdpa([] if pool is None else [pool]):
                 yield
         finally:
-            for config, implementation in before:
-                config._attn_implementation = implementation
+            for holder, config in zip(holders, before, strict=True):
+                holder["config"] = config
 
     def block_modules(self) -> list[nn.Module]:
         """The modules of the tower's list of layers."""

@@ -20,6 +20,7 @@ from .pictures import to_rgb
 COLORMAP = "plasma"
 _DPI = 90
 _TITLE_SIZE = 10
+_TALLEST = 4  # times its width: a picture that is higher is drawn smaller
 _LARGE = 288  # pixels: small pictures are enlarged to this before a map is laid over them
 
 
@@ -100,7 +101,7 @@ def show_pictures(
             x = (np.arange(cols) + 0.5) * picture.width / cols
             y = (np.arange(rows) + 0.5) * picture.height / rows
             ax.contour(x, y, mask, levels=[0.5], colors="white", linewidths=1.2)
-        ax.set_title(title, fontsize=_TITLE_SIZE)
+        ax.set_title(title, fontsize=_TITLE_SIZE, parse_math=False)
     return figure
 
 
@@ -176,7 +177,7 @@ def show_matrices(
         values = torch.as_tensor(matrix).detach().float().cpu().numpy()
         norm = PowerNorm(0.5, vmin=0, vmax=vmax or float(values.max()) or 1)
         ax.imshow(values, cmap=COLORMAP, norm=norm, interpolation="nearest")
-        ax.set_title(title, fontsize=_TITLE_SIZE)
+        ax.set_title(title, fontsize=_TITLE_SIZE, parse_math=False)
         ax.set_xlabel(labels[0], fontsize=8)
         ax.set_ylabel(labels[1], fontsize=8)
     return figure
@@ -245,12 +246,14 @@ def show_curves(
     if level is not None:
         ax.axhline(level[1], color="grey", linestyle=":", label=level[0])
     ax.set_ylim(*ylim)
-    ax.set_xlabel(xlabel, fontsize=_TITLE_SIZE)
-    ax.set_ylabel(ylabel, fontsize=_TITLE_SIZE)
+    ax.set_xlabel(xlabel, fontsize=_TITLE_SIZE, parse_math=False)
+    ax.set_ylabel(ylabel, fontsize=_TITLE_SIZE, parse_math=False)
     ax.tick_params(labelsize=8, rotation=30 if isinstance(x[0], str) else 0)
     ax.tick_params(axis="y", rotation=0)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    legend = ax.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names may hold dollar signs
     return figure
 
 
@@ -296,13 +299,13 @@ def show_intervals(
             place, clear = names.index(name), not low <= level <= high
             ax.plot([low, high], [place, place], color="tab:blue", linewidth=1.5)
             ax.plot(value, place, "o", color="tab:blue", mfc="tab:blue" if clear else "white", ms=5)
-        ax.set_title(title, fontsize=_TITLE_SIZE)
+        ax.set_title(title, fontsize=_TITLE_SIZE, parse_math=False)
         ax.tick_params(labelsize=8)
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)), names, parse_math=False)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel(xlabel, fontsize=_TITLE_SIZE)
+    figure.supxlabel(xlabel, fontsize=_TITLE_SIZE, parse_math=False)
     return figure
 
 
@@ -312,7 +315,7 @@ def _grid(
     """One axis for each height-to-width ratio; rows are as high as their highest picture."""
     columns = min(columns or len(ratios), len(ratios))
     rows = [ratios[first : first + columns] for first in range(0, len(ratios), columns)]
-    heights = [max(row) * width + title for row in rows]  # inches
+    heights = [min(max(row), _TALLEST) * width + title for row in rows]  # inches
     figure = Figure((columns * width, sum(heights)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(
         len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": heights}

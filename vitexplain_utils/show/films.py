@@ -11,6 +11,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..checks import (
+    check_count,
+    check_finite,
+    check_number,
+    check_numbers,
+    check_path,
+    check_picture,
+    check_sequence,
+)
 from .files import write_whole
 from .overlays import overlay
 from .pictures import to_rgb
@@ -62,25 +71,39 @@ def sweep_frames(
         >>> len(frames), frames[0].size
         (3, (200, 114))
     """
+    check_sequence("discard_ratios", discard_ratios, "ratios")
+    for ratio in discard_ratios:
+        check_number("each of discard_ratios", ratio, 0, 1)
+    if not isinstance(heatmaps, Tensor) or heatmaps.ndim not in (3, 4):
+        check_numbers("heatmaps", heatmaps, 4, "[R, rows, cols] or [R, B, rows, cols]")
+    check_finite("heatmaps", heatmaps)
     if heatmaps.ndim == 3:
         heatmaps = heatmaps.unsqueeze(1)
-    if heatmaps.ndim != 4 or 0 in heatmaps.shape or len(heatmaps) != len(discard_ratios):
+    if 0 in heatmaps.shape or len(heatmaps) != len(discard_ratios):
         raise ValueError(
             "heatmaps must be [R, rows, cols] or [R, B, rows, cols] for R discard_ratios, got "
             f"{tuple(heatmaps.shape)} for {len(discard_ratios)}"
         )
+    if names is not None:
+        check_sequence("names", names, "labels")
     if names is not None and len(names) != heatmaps.shape[1]:
         raise ValueError(f"names must be {heatmaps.shape[1]}, one per picture, got {len(names)}")
+    try:
+        labels = [text.format(ratio) for ratio in discard_ratios]
+    except (AttributeError, IndexError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"text must be a format string for one ratio, as 'ratio {{:.2f}}', got {text!r}"
+        ) from error
     scales = heatmaps.transpose(0, 1).flatten(1).amax(1).tolist()  # one per picture
     frames = []
-    for maps, ratio in zip(heatmaps, discard_ratios, strict=True):
+    for maps, label in zip(heatmaps, labels, strict=True):
         pictures = [
             overlay(image, heatmap, colormap=colormap, opacity=opacity, vmax=scale, box=box)
             for heatmap, scale in zip(maps, scales, strict=True)
         ]
         if names is not None:
             pictures = [label_frame(p, name) for p, name in zip(pictures, names, strict=True)]
-        frames.append(label_frame(_side_by_side(pictures), text.format(ratio)))
+        frames.append(label_frame(_side_by_side(pictures), label))
     return frames
 
 
@@ -98,12 +121,16 @@ def label_frame(image: Image.Image, text: str) -> Image.Image:
         >>> label_frame(Image.new("RGB", (300, 300)), "discard ratio 0.90").size
         (300, 326)
     """
+    check_picture("image", image)
+    if not isinstance(text, str) or len(text.splitlines()) > 1:
+        raise ValueError(f"text must be one line, got {text!r}")
     height = min(max(18, round(image.width * 0.088)), 28)
     framed = Image.new("RGB", (image.width, image.height + height), "white")
     framed.paste(to_rgb(image))
     font = ImageFont.load_default(size=round(height * 0.66))
-    if font.getlength(text) > image.width - 4:
-        font = ImageFont.load_default(size=height * 0.66 * (image.width - 4) / font.getlength(text))
+    room = max(image.width - 4, 1)
+    if font.getlength(text) > room:
+        font = ImageFont.load_default(size=max(height * 0.66 * room / font.getlength(text), 1))
     middle = (image.width / 2, image.height + height / 2)
     ImageDraw.Draw(framed).text(middle, text, fill="black", font=font, anchor="mm")
     return framed
@@ -150,14 +177,14 @@ def save_gif(
         ...     save_gif(frames, Path(folder, "red.gif")).stat().st_size < 1000
         True
     """
+    check_path("path", path)
     path = Path(path)
     if path.suffix.lower() != ".gif":
         raise ValueError(f"path must end in .gif, got {str(path)!r}")
-    if not (20 <= duration <= 655_350 and 0 <= loop <= 65_535 and 2 <= colors <= 255):
-        raise ValueError(
-            "duration must be 20 to 655350, loop 0 to 65535 and colors 2 to 255; "
-            f"got {duration!r}, {loop!r}, {colors!r}"
-        )
+    check_number("duration", duration, 20, 655_350)
+    check_number("loop", loop, 0, 65_535, whole=True)
+    check_number("colors", colors, 2, 255, whole=True)
+    check_count("max_bytes", max_bytes)
     originals = _arrays(frames)
     palette = _palette(originals, colors)
     for tolerance in _TOLERANCES:
@@ -177,9 +204,9 @@ def save_gif(
 
 
 def _arrays(frames: Sequence[Image.Image]) -> list[np.ndarray]:
+    check_sequence("frames", frames, "PIL images")
     for frame in frames:
-        if not isinstance(frame, Image.Image):
-            raise TypeError(f"frames must be PIL images, got {type(frame).__name__}")
+        check_picture("each of frames", frame)
     sizes = sorted({frame.size for frame in frames})
     if len(sizes) != 1:
         raise ValueError(f"frames must hold pictures of one size, got {sizes or 'no frames'}")

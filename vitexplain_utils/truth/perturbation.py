@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..checks import check_count, check_finite, check_numbers
 from ..models.inputs import check_input
 from ..models.library import library_of
 from ..models.targets import choose_target
+from ..models.twin import eval_twin
 from ..recording import at_least_float32
 
 FILLS = ("blur", "light blur", "mean")
@@ -64,8 +66,8 @@ def deletion_insertion(
     the area is the same, so it takes no third curve.
 
     Args:
-        model: a classifier, in eval mode.
-        x: its input, `[B, 3, H, W]`.
+        model: a classifier; it answers as in eval mode.
+        x: its input `[B, 3, H, W]`.
         heatmap: `[B, rows, cols]`, of any sign; its grid must divide `H` and `W`.
         target: a class index, or one per image.
         fill: what replaces a patch, `"blur"`, `"light blur"` or `"mean"` (see `without_detail`).
@@ -86,21 +88,16 @@ def deletion_insertion(
         >>> deletion_insertion(model, x, torch.rand(1, 12, 12), 0, steps=4).deletion.shape
         torch.Size([1, 5])
     """
-    if not isinstance(heatmap, Tensor) or heatmap.ndim != 3:
-        raise ValueError(
-            "heatmap must be a tensor [B, rows, cols], got "
-            f"{type(heatmap).__name__} {tuple(getattr(heatmap, 'shape', ()))}"
-        )
+    check_numbers("heatmap", heatmap, 3, "[B, rows, cols]", whole=True)
     grid = (heatmap.shape[1], heatmap.shape[2])
     _check(model, x, grid, batch_size)
     if len(heatmap) != len(x):
         raise ValueError(f"heatmap must have one map per image of {len(x)}, got {len(heatmap)}")
     if heatmap.device != x.device:
         raise ValueError(f"heatmap is on {heatmap.device}, x on {x.device}: move one of them")
-    if not bool(heatmap.isfinite().all()):
-        raise ValueError("heatmap holds NaN or inf")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_finite("heatmap", heatmap)
+    check_count("steps", steps)
+    model = eval_twin(model)
     index, filled = _indices(model, x, target), without_detail(x, fill)
     patches = grid[0] * grid[1]
     points = torch.linspace(0, patches, min(steps, patches) + 1).round().long()
@@ -136,7 +133,7 @@ def occlusion(
     the price of one forward pass per patch; it says nothing of patches together.
 
     Args:
-        model: a classifier, in eval mode.
+        model: a classifier; it answers as in eval mode.
         x: its input, `[B, 3, H, W]`.
         target: a class index, or one per image.
         grid: rows and columns of patches.
@@ -156,6 +153,7 @@ def occlusion(
         torch.Size([1, 12, 12])
     """
     _check(model, x, grid, batch_size)
+    model = eval_twin(model)
     index, filled = _indices(model, x, target), without_detail(x, fill)
     patches = grid[0] * grid[1]
     single = torch.eye(patches, dtype=torch.bool, device=x.device).view(patches, *grid)
@@ -237,10 +235,13 @@ def _indices(model: nn.Module, x: Tensor, target: int | Sequence[int] | Tensor) 
 
 def _check(model: nn.Module, x: Tensor, grid: tuple[int, int], batch_size: int) -> None:
     check_input(model, x)
-    if len(grid) != 2 or min(grid) < 1 or x.shape[2] % grid[0] or x.shape[3] % grid[1]:
+    check_count("batch_size", batch_size)
+    pair = isinstance(grid, Sequence) and len(grid) == 2
+    if not pair or not all(
+        isinstance(n, int) and n > 0 and not size % n
+        for n, size in zip(grid, x.shape[2:], strict=True)
+    ):
         raise ValueError(
-            "grid must be rows and columns that divide the picture's height and width, "
-            f"{x.shape[2]} and {x.shape[3]}; got {tuple(grid)}"
+            "grid must be rows and columns that divide the height and width of x, "
+            f"{x.shape[2]} and {x.shape[3]}; got {grid!r}"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")

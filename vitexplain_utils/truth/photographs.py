@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ..models import preprocess
 from ..models.library import library_of
+from ..models.twin import eval_twin
 from ..show import load_image
 from .questions import Questions, Row, stack_questions
 
@@ -87,7 +88,7 @@ def ask_photographs(
         FileNotFoundError: `labels.csv`, a photograph or a mask is not there; with its row.
         ValueError: a file cannot be read, columns are unknown, a mask does not fit its photograph
             or marks nothing or everything, a target is no class of the model; with file and row.
-            Or nothing is left to ask.
+            Or nothing is left to ask, or the model regresses.
 
     Example:
         >>> import tempfile
@@ -100,7 +101,8 @@ def ask_photographs(
         >>> print(ask_photographs(load_model("garden"), folder))
         1 questions about 1 pictures; left out: 1 not the model's first class
     """
-    things = read_labels(folder, library_of(model).classes)
+    model = eval_twin(model)
+    things = read_labels(folder, _classes(model))
     left_out: Counter[str] = Counter()
     rows: list[Row] = []
     for place, (image, same) in enumerate(_by_photograph(things)):
@@ -150,7 +152,8 @@ def mosaic_questions(
         FileNotFoundError: as `ask_photographs`.
         ValueError: as `ask_photographs`, a photograph in two rows, or no four of different classes.
     """
-    things = read_labels(folder, library_of(model).classes)
+    model = eval_twin(model)
+    things = read_labels(folder, _classes(model))
     left_out: Counter[str] = Counter()
     quarters: list[Image.Image] = []
     targets: list[int] = []
@@ -264,6 +267,14 @@ def _load(path: Path, thing: Thing) -> Image.Image:
         return load_image(path)
     except ValueError as error:
         raise ValueError(f"{thing.where}: {error}") from error
+
+
+def _classes(model: nn.Module) -> int | None:
+    """How many classes a model has, which must be one that can be asked for a class."""
+    library = library_of(model)
+    if library.regresses:
+        raise ValueError(f"{library.what} gives numbers, so no class can be asked for")
+    return library.classes
 
 
 @torch.no_grad()

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_sequence
 from ..garden import THINGS, Scene
 from ..models import library_of, preprocess
+from ..models.twin import eval_twin
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
         scenes: garden scenes; those with a single thing are skipped.
 
     Raises:
-        ValueError: nothing is left to ask.
+        ValueError: the model has other classes, or nothing is left to ask.
 
     Example:
         >>> from vitexplain_utils import load_model
@@ -89,6 +91,14 @@ def ask_garden(model: nn.Module, scenes: Sequence[Scene]) -> Questions:
         >>> questions.x.shape[1:], questions.masks.shape[1:]
         (torch.Size([3, 96, 96]), torch.Size([96, 96]))
     """
+    model = eval_twin(model)
+    check_sequence("scenes", scenes, "garden scenes")
+    if not all(isinstance(scene, Scene) for scene in scenes):
+        raise ValueError("scenes must be garden scenes, as from garden_scene")
+    if library_of(model).classes != len(THINGS):
+        raise ValueError(
+            f"model has {library_of(model).classes} classes, not the garden's {len(THINGS)}"
+        )
     several = [scene for scene in scenes if len(scene.labels) > 1]
     rows: list[Row] = []
     for first in range(0, len(several), 64):

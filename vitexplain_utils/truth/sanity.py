@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_finite, check_numbers
 from ..models.library import library_of
 
 
@@ -31,13 +32,14 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
         >>> rank_correlation(first, first**3), rank_correlation(first, -first)
         (tensor([1.0000], dtype=torch.float64), tensor([-1.0000], dtype=torch.float64))
     """
-    if first.ndim != 3 or first.shape != second.shape or first[:1].numel() == 0:
+    for name, heatmap in (("first", first), ("second", second)):
+        check_numbers(name, heatmap, 3, "[B, rows, cols]", whole=True)
+        check_finite(name, heatmap)
+    if first.shape != second.shape:
         raise ValueError(
             "first and second must be [B, rows, cols] of one shape, got "
             f"{tuple(first.shape)} and {tuple(second.shape)}"
         )
-    if not bool(first.isfinite().all() and second.isfinite().all()):
-        raise ValueError("first and second must be finite, got NaN or inf")
     ranks = torch.stack([_ranks(first), _ranks(second)])
     ranks = ranks - ranks.mean(-1, keepdim=True)
     lengths = ranks.norm(dim=-1).prod(0)

@@ -1,0 +1,1 @@
+"""Bad input on purpose: everything here must be refused clearly, and leave nothing behind."""
