@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export MPLBACKEND :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup notebooks outputs lab explorer test test-browser chromium lint format benchmark train-garden wheel clean
+.PHONY: help setup notebooks outputs lab explorer test quick test-browser chromium coverage mutation lint format benchmark train-garden wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -33,13 +33,24 @@ explorer: $(READY)  ## open the explorer in a browser, served by Voila on this m
 		--Voila.tornado_settings="{'websocket_max_message_size': 104857600}"
 
 test: $(READY) lint  ## lint, type-check and run all tests, notebooks included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 	VITEXPLAIN_FIGURES=$(CURDIR)/build/figures \
 		$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 \
-		--nbval-sanitize-with notebooks/sanitize.cfg notebooks
+		--nbval-sanitize-with notebooks/sanitize.cfg --numprocesses 2 --dist loadscope notebooks
+
+quick: $(READY)  ## run the tests that take no minute: no notebook, no browser, nothing marked slow
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/test_explorer_browser.py -m "not slow"
 
 test-browser: $(READY) chromium  ## test the explorer in a real browser; install Chromium if need be
 	VITEXPLAIN_BROWSER=1 $(BIN)/python -m pytest tests/test_explorer_browser.py
+
+coverage: $(READY)  ## which lines of the package no test runs; at least 97 % must be run
+	$(BIN)/python -m pytest --numprocesses 2 --ignore tests/test_explorer_browser.py \
+		--cov vitexplain_utils --cov-report term-missing:skip-covered --cov-fail-under 97
+
+mutation: $(READY)  ## change the mathematics in 240 places, one at a time: which do the tests notice?
+	$(BIN)/python -m pip install --quiet --editable ".[mutation]"
+	$(BIN)/python tests/mutation/run.py
 
 chromium:  ## install Chromium with apt, as root, where there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \

@@ -306,7 +306,7 @@ def test_class_specific_methods_answer_for_the_class_and_others_do_not(tiny, tin
         lambda y: 3.0,
         lambda y: y[:1, 0],
     ],
-    ids=str,
+    ids=lambda target: getattr(target, "__name__", str(target)),
 )
 def test_wrong_targets(method, target, tiny, tiny_x):
     with pytest.raises(ValueError, match="target"):

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import huggingface_hub.constants
 import imageio.v3 as iio
@@ -89,7 +89,7 @@ def drawn(image: Image.Image, heatmap: torch.Tensor, mask=None, **look) -> np.nd
 
 def file(name: str, content: bytes) -> tuple[dict, ...]:
     """What the upload button hands over."""
-    facts = {"type": "", "size": len(content), "last_modified": datetime.now(timezone.utc)}
+    facts = {"type": "", "size": len(content), "last_modified": datetime.now(UTC)}
     return ({"name": name, "content": memoryview(content), **facts},)
 
 
