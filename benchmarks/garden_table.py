@@ -36,7 +36,7 @@ FIRST_SEED = 6_000_000  # seeds below are for training, validation, accuracy and
 SEEDS = 10  # of random weights
 STUDENT = 2.262  # 97.5 % of Student's t, for that many
 FACTORS = (0.01, 0.1, 1, 10, 100)  # of the logits
-SIZES = replace(Sizes(), photographs=500, steps=18)  # scenes, whose things are small
+SIZES = replace(Sizes(), photographs=500)  # scenes
 
 
 def scenes() -> Iterator[Scene]:

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from vitexplain_utils import METHODS, Capture, Method, capture_attention
 from vitexplain_utils.methods import MISTAKES, Attribution
+from vitexplain_utils.models import library_of
 from vitexplain_utils.show import write_whole
 from vitexplain_utils.truth import (
     Questions,
@@ -61,11 +62,12 @@ PERTURBED = (
     "attribution", f"attribution{PLAIN}", "attribution, integrated",
     "attribution, last block alone", "rollout", "rollout, max, discard 0.9",
     "mistake: reversed_blocks", "all three mistakes, discard 0.9", "integrated gradients",
-    "LeGrad", "AG-CAM", "baseline: edge", "baseline: random",
+    "LeGrad", "LeGrad, last two blocks", "AG-CAM", "baseline: edge", "baseline: noise",
 )  # fmt: skip
 
 PAIRS = (  # settings that a default could have: with it, and without
     ("attribution", REFERENCE), ("attribution", f"attribution{PLAIN}"),
+    ("attribution", "gradient rollout"), ("relevance", "gradient rollout"),
     ("gradient rollout", REFERENCE), ("relevance", f"relevance{PLAIN}"),
     *((f"gradient rollout, {knob}", "gradient rollout")
       for knob in ("discard 0.9", "residual 0.9", "max")),
@@ -150,10 +152,9 @@ def all_rows(model: nn.Module) -> dict[str, Row]:
     for name, method in asked.items():
         rows[name] = method
         rows[f"{name}{PLAIN}"] = method.having(hold_attention=False)
-    for block in range(last):
-        rows[f"attribution, block {block} alone"] = attribution.having(blocks=(block, block))
-    # held or not, the gradient of the last block's attention is the same
-    rows["attribution, last block alone"] = Attribution(blocks=(last, last), hold_attention=False)
+    for block in range(last + 1):
+        name = "last block" if block == last else f"block {block}"
+        rows[f"attribution, {name} alone"] = attribution.having(blocks=(block, block))
     rows["attribution, norm and gate held"] = hold_norm_and_gate
     rows["rollout"] = rollout
     for fusion in ("mean", "max", "min"):
@@ -166,8 +167,15 @@ def all_rows(model: nn.Module) -> dict[str, Row]:
     rows["all three mistakes"] = mistaken
     rows["all three mistakes, discard 0.9"] = mistaken.having(discard_ratio=0.9)
     rows |= peers(model)
-    baselines = (edge_map, centre_map, random_map, constant_map)
+    baselines = (edge_map, centre_map, noise_map, constant_map)
     return rows | {f"baseline: {b.__name__.removesuffix('_map')}": b for b in baselines}
+
+
+def noise_map(capture: Capture) -> Tensor:
+    """Noise that is another for every part of the questions, and the same in every run."""
+    assert isinstance(capture.target, Tensor)
+    seed = int(fingerprint([capture.x, capture.target]), 16) % 2**63
+    return random_map(capture, seed=seed)
 
 
 def fewer_rows(rows: dict[str, Row], best: Sequence[str]) -> dict[str, Row]:
@@ -299,7 +307,7 @@ def run(sets: dict[str, Set], sizes: Sizes, more: dict[str, Row] | None = None) 
             chosen = fewer_rows(rows, best) if given.fewer and full else rows
             marks = marks_of(given, chosen, sizes, bar)
             full += [] if given.fewer else [marks]
-            results[name] = result(given, marks)
+            results[name] = result(given, marks, sizes)
     best = best_layers(rows, full)
     for name, found in results.items():
         table = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
@@ -309,13 +317,27 @@ def run(sets: dict[str, Set], sizes: Sizes, more: dict[str, Row] | None = None) 
     return results
 
 
-def result(given: Set, marks: Marks) -> dict:
+def block_shares(given: Set, size: int) -> list[float]:
+    """How much of attribution each block gives: the mean over questions."""
+    attribution = METHODS["attribution"]
+    shares = []
+    for part in given.asked.batches(size):
+        capture = attribution.capture(given.model, part.x, target=part.targets)
+        maps = [attribution.heatmap(capture, blocks=(b, b)) for b in range(len(capture.blocks))]
+        sums = torch.stack(maps).sum((2, 3)).double()  # [L, B, rows, cols] -> [L, B]
+        shares.append(sums / sums.sum(0))
+    return rounded(torch.cat(shares, 1).nanmean(1).tolist())
+
+
+def result(given: Set, marks: Marks, sizes: Sizes) -> dict:
     """What was asked, and the rows of the tables, rounded, as columns and lists."""
     table = compare_marks(marks, given.asked, reference=REFERENCE, seed=SEED)
     return {
         "questions": len(given.asked),
         "pictures": len(given.asked.scenes.unique()),
         "left_out": dict(given.asked.left_out),
+        "blocks": len(library_of(given.model).block_modules()),
+        "block shares": None if given.fewer else block_shares(given, sizes.part),
         "columns": list(table[0]),
         "rows": [rounded(row.values()) for row in table],
         "pairs": list(compared(given.asked, marks)),

@@ -140,17 +140,25 @@ def legrad(capture: Capture, *, first: int = 0) -> Tensor:
 def ag_cam(capture: Capture) -> Tensor:
     """AG-CAM (Leem & Seo 2024, arXiv:2402.04563): `Σ_l Σ_h sigmoid(S_l) ⊙ max(0, ∂y/∂A_l)`.
 
-    The class token's row of each; `S` are the scores before the softmax. To be mended: the authors'
-    code detaches each attention's input, which scores higher than the full gradient taken here.
+    The class token's row of each; `S` are the scores before the softmax. As in the authors' code,
+    each attention's input is detached: the gradient comes by the residual path alone.
     """
     target = _asked(capture)[1]
-    plain = capture_attention(capture.model, capture.x, target=target, hold_attention=False)
+    with ExitStack() as undo:
+        for block in capture.library.block_modules():
+            hook = block.attn.register_forward_pre_hook(_detach)
+            undo.callback(hook.remove)
+        detached = capture_attention(capture.model, capture.x, target=target)
     row = 0
-    for call in plain.blocks:
+    for call in detached.blocks:
         scores = (call.q[:, :, :1] * call.scale) @ call.k.mT
         scores = scores if call.mask is None else scores + call.mask[..., :1, :]
         row = row + (scores.sigmoid() * call.gradient(slice(1)).clamp(min=0)).sum((1, 2))
     return capture.grid.to_grid(row)
+
+
+def _detach(_module: nn.Module, args: tuple) -> tuple:
+    return args[0].detach(), *args[1:]
 
 
 class _Shared:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 
 import huggingface_hub.constants
@@ -9,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vitexplain_utils import load_image, save_gif
-from vitexplain_utils.course import figures_folder, optional_model, show_gif
+from vitexplain_utils.course import figures_folder, optional_model, read_marks, show_gif
 from vitexplain_utils.show import photograph
 
 NAME = "deit_tiny_patch16_224"
@@ -70,3 +71,15 @@ def test_figures_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("VITEXPLAIN_FIGURES", "")
     figures_folder()
     assert (tmp_path / "figures").is_dir()
+
+
+def test_marks_of_a_result_file(tmp_path):
+    lines = [["Grad-CAM, block 1", "peak inside", 0.5], ["Grad-CAM, block 11", "peak inside", 0.25]]
+    asked = {"blocks": 12, "columns": ["method", "measure", "mean"], "rows": lines}
+    asked["pairs"] = [["a", "b", "peak inside", 0.1, 0.0, 0.2]]
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps({"models": {"some": {"boxes": asked}}}))
+    boxes = read_marks(path)["boxes"]
+    assert boxes["marks"]["Grad-CAM, last block", "peak inside"]["mean"] == 0.25
+    assert boxes["marks"]["Grad-CAM, block 1", "peak inside"]["mean"] == 0.5
+    assert boxes["pairs"] == {("a", "b", "peak inside"): [0.1, 0.0, 0.2]}

@@ -168,7 +168,13 @@ def test_legrad_equals_a_loop(capture, tiny_x, first):
 
 def test_ag_cam_equals_a_loop(capture, tiny_x):
     heatmap = row(capture, "AG-CAM")[1]
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:]))
+        for block in capture.model.blocks
+    ]
     attention, _, logits = unfused(capture.model, tiny_x[1:2])
+    for hook in hooks:
+        hook.remove()
     gradients = torch.autograd.grad(logits[0, TARGETS[1]], attention)
     total = np.zeros(6)
     for call, gradient in zip(capture.blocks, gradients, strict=True):
