@@ -13,6 +13,8 @@ from vitexplain_utils import METHODS, explain, load_image, overlay, preprocess
 from vitexplain_utils import __main__ as cli
 from vitexplain_utils.models import crop_box
 
+pytestmark = pytest.mark.slow
+
 OFFERED = [name for name, method in METHODS.items() if method.offered]
 
 

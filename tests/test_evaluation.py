@@ -23,6 +23,8 @@ from vitexplain_utils.truth import (
     share_on_target,
 )
 
+pytestmark = pytest.mark.slow
+
 TWO = {"right": METHODS["gradient_rollout"], "rollout": METHODS["rollout"]}
 
 

@@ -32,6 +32,8 @@ from vitexplain_utils.models import library_of
 from vitexplain_utils.recording import AttentionCall
 from vitexplain_utils.truth import ask_garden
 
+pytestmark = pytest.mark.slow
+
 EVERY = pytest.mark.parametrize("name", METHODS)
 LAYOUTS = pytest.mark.parametrize("layout", MODELS)
 SOME_VALUES = {  # of each setting, besides its default

@@ -49,6 +49,8 @@ from vitexplain_utils import __main__ as cli
 from vitexplain_utils.models import class_names, crop_box, library_of, text_target
 from vitexplain_utils.truth import deletion_insertion, occlusion, randomised_models
 
+pytestmark = pytest.mark.slow
+
 EVERY = pytest.mark.parametrize("layout", TRANSFORMERS)
 FAMILIES = ("ViT", "DeiT", "Beit", "Dinov2", "Dinov2WithRegisters", "CLIP", "Siglip", "Siglip2")
 
