@@ -117,6 +117,7 @@ def test_no_module_hides_behind_a_function_of_its_name():
 LAYERS = (
     "checks garden show models recording capture methods truth explanation explorer __main__ course"
 )
+LAYERS += " exercises"
 
 
 def test_imports_go_one_way():
