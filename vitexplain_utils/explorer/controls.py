@@ -76,7 +76,9 @@ class Controls(widgets.VBox):
         self.shown, self.over, self.sheet = _image(), _image(), _image()
         self.shown_text, self.over_text = widgets.HTML(), widgets.HTML()
         self.verdict, self.note, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        super().__init__([_row(self._pictures(), self._controls()), self._heads()])
+        controls, heads = self._controls(), self._heads()
+        super().__init__([_row(self._pictures(), controls), heads])
+        self.rows = [*controls.children, heads.children[0]]  # for a still picture
         self._name_for_tests()
 
     def say(self, text: str, *, error: bool = False) -> None:

@@ -19,12 +19,13 @@ from torch import nn
 
 from ..garden import Scene
 from ..methods import METHODS
-from ..show import save_gif, show_pictures, write_whole
+from ..show import save_gif, write_whole
 from .choice import Choice, settings_of
 from .controls import MODELS, Controls, colour_scale, show_image, show_sheet
 from .pictures import Picture, gallery, new_scene, uploaded
 from .soon import Soon
 from .state import ExplorerState, short
+from .still import still
 
 _TOP = 8  # classes offered at once
 _GIF_BYTES = 3_000_000
@@ -61,11 +62,11 @@ class Panel(Controls):
         return f"Explorer(model={self.state.model_name!r}, picture={self.state.picture.name!r})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The widget, and its pictures for a page that has no kernel."""
+        """The widget, and for a page that has no kernel a still picture of it."""
         bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
         pictures = [self.drawn.picture, self.drawn.overlay]
         titles = [self.state.picture.name.split(":")[0], self._title()]
-        return {**bundle, "image/png": show_pictures(pictures, titles, size=3.2).png()}
+        return {**bundle, "image/png": still(pictures, titles, self.rows).png()}
 
     def _listen(self) -> None:
         looks = (self.colormap, self.opacity, self.sheet_on, self.sheet_block)
