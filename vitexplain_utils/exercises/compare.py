@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import torch
-
 from . import Hint, judge
-
-
-def same(found: Any, wanted: Any, tolerance: float = 1e-4) -> bool:
-    """Whether two numbers, arrays or tensors have one shape and the same values.
-
-    Example:
-        >>> same([0.5, 0.5], torch.full((2,), 0.5)), same(0.5, [0.5, 0.5])
-        (True, False)
-    """
-    a, b = (torch.as_tensor(np.asarray(value), dtype=torch.float64) for value in (found, wanted))
-    return a.shape == b.shape and bool((a - b).abs().max() <= tolerance)
+from .alike import same
 
 
 def compare(
