@@ -23,7 +23,7 @@ def compare(
         right: the value wanted.
         wrong: values that come of a misconception, each with what to say.
         found: what is compared, made of the answer; the answer itself unless said.
-        tolerance: how far apart two values may be.
+        tolerance: how far apart two values may be, in part and in themselves.
 
     Example:
         >>> compare(3, 4, [(3, "Count from 1.")])

@@ -30,7 +30,7 @@ def check_peak(answer: Any) -> None:
         ((362.5, 137.5), "Rows and columns are counted from 0."),
         ((11.5 * 800 / 24, 162.5), "That is right for a squashed picture. This one was cropped."),
     ]
-    compare(answer, (387.5, 162.5), wrong, tolerance=0.51)
+    compare(answer, (387.5, 162.5), wrong, tolerance=1e-3)
 
 
 def check_to_map(answer: Any) -> None:
