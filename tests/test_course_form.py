@@ -101,7 +101,7 @@ def test_links_and_anchors(path: Path):
 
 # ---- sections
 
-LIST = r"\d+(?:(?:, | and | to |–)\d+)*"
+LIST = r"[1-9]\d?(?:(?:, | and | to |–)[1-9]\d?)*"
 OTHER = r"(?:\[)?(?<![\d.,])(\d\d)(?:\]\([^)]*\))?,? "  # 04 or [04](…), before the section
 REFERENCE = re.compile(rf"(?:{OTHER})?(?:§§? ?|\b[Ss]ections? )({LIST})")
 APPENDIX = re.compile(rf"(?:{OTHER})?\b[Aa]ppendix ([A-Z])\b")
