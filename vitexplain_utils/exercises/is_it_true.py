@@ -1,4 +1,4 @@
-"""Checks of notebook 07: what a deaf map, an empty map and a baseline of your own can score."""
+"""Checks of notebook 07: what a blind map, an empty map and a baseline of your own can score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .compare import compare
 
 
 def check_ceiling(answer: Any) -> None:
-    """Ten scenes with two things, five with three: the most right peaks of a map that is deaf.
+    """Ten scenes with two things, five with three: the most right peaks of a map that is blind.
 
     Args:
         answer: a share of the questions.
