@@ -21,10 +21,10 @@ from vitexplain_utils import (
     load_model,
     overlay,
     preprocess,
+    save_page,
 )
 from vitexplain_utils.explorer.choice import explored
 from vitexplain_utils.explorer.draw import fit, outline, verdict
-from vitexplain_utils.explorer.page import save_page
 from vitexplain_utils.explorer.state import RATIOS
 from vitexplain_utils.garden import THINGS
 from vitexplain_utils.methods import HEAD_FUSIONS, LastAttention, register_method

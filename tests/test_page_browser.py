@@ -18,9 +18,16 @@ from pages import page_data, picture_in
 from PIL import Image
 from torch import nn
 
-from vitexplain_utils import METHODS, garden_scene, hero_scene, load_model, overlay, preprocess
+from vitexplain_utils import (
+    METHODS,
+    garden_scene,
+    hero_scene,
+    load_model,
+    overlay,
+    preprocess,
+    save_page,
+)
 from vitexplain_utils.explorer.draw import outline, verdict, with_line
-from vitexplain_utils.explorer.page import save_page
 from vitexplain_utils.explorer.state import RATIOS
 from vitexplain_utils.garden import THINGS
 

@@ -5,7 +5,7 @@ The stages' own functions lie in `models`, `methods`, `show`, `truth` and `garde
 
 from .capture import Capture, capture_attention
 from .explanation import Explanation, discard_sweep, explain
-from .explorer import explore
+from .explorer import explore, save_page
 from .garden import garden_scene, hero_scene
 from .methods import METHODS, Method, register_method
 from .models import class_index, load_model, preprocess, top_classes
@@ -35,5 +35,6 @@ __all__ = [
     "record_attention",
     "register_method",
     "save_gif",
+    "save_page",
     "top_classes",
 ]

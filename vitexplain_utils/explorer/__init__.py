@@ -9,9 +9,12 @@ from PIL import Image
 from torch import nn
 
 from ..garden import Scene
+from .page import save_page
 
 if TYPE_CHECKING:
     from .panel import Panel
+
+__all__ = ["explore", "save_page"]
 
 
 def explore(
