@@ -23,6 +23,7 @@ from vitexplain_utils import (
     preprocess,
     save_page,
 )
+from vitexplain_utils import __main__ as cli
 from vitexplain_utils.explorer.choice import explored
 from vitexplain_utils.explorer.draw import fit, outline, verdict
 from vitexplain_utils.explorer.state import RATIOS
@@ -287,3 +288,22 @@ def test_the_model_and_torch_are_as_before(tiny, tmp_path):
     assert torch.get_num_threads() == threads
     assert [p.requires_grad for p in tiny.parameters()] == flags
     assert all(p.grad is None for p in tiny.parameters()) and not tiny.training
+
+
+def test_on_the_command_line(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "load_model", lambda name, weights=None, device=None: tiny)
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        Image.new("RGB", (48, 32), "teal").save(f"{name}.png")
+    assert (
+        cli.main(["one.png", "two.png", "--output=a.html", "--method=rollout", "--target=4"]) == 0
+    )
+    assert capsys.readouterr().out.startswith("a.html: a page")
+    data = page_data(tmp_path / "a.html")
+    assert [picture["name"] for picture in data["pictures"]] == ["one", "two"]
+    assert data["pictures"][0]["classes"][0]["names"] == "class 4"
+    assert data["methods"][0]["label"] == "rollout"
+    for wrong in ("--discard-ratio=0", "--crop", "--blocks 0 1", "--no-hold-attention"):
+        assert cli.main(["one.png", "--output=b.html", *wrong.split()]) == 2
+        assert "leave out " in capsys.readouterr().err
+    assert not Path("b.html").exists()

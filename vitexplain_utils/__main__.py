@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .explanation import Explanation, explain
+from .explorer import save_page
+from .explorer.choice import explored
+from .explorer.pictures import Picture
 from .methods import HEAD_FUSIONS, METHODS
 from .models import (
     class_index,
@@ -60,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         help="PNG or JPEG (default: PHOTO_METHOD.png beside the photograph, of a URL here); of "
-        "several photographs a folder",
+        "several photographs a folder; or a page for a browser, .html, of all of them, with every "
+        "setting",
     )
     parser.add_argument(
         "--force", action="store_true", help="write on top of a photograph that is explained"
@@ -112,6 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Explain the photographs, a batch at a time; returns 1 if one of several is broken, else 0."""
     sources = [source for photo in options.photos for source in _pictures(photo)]
+    if options.output is not None and options.output.suffix.lower() in (".html", ".htm"):
+        return _write_page(options, sources)
     alone = len(sources) == 1 and sources == options.photos  # and not a folder of one
     outputs = _outputs(options, sources, alone)
     read = {sources[0]: load_image(sources[0])} if len(sources) == 1 else {}
@@ -148,6 +154,29 @@ def _said_if_slow(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _write_page(options: argparse.Namespace, sources: list[str]) -> int:
+    """Write one page of all photographs, with the method that is asked for first."""
+    given = [name for name in _settings() if name in vars(options)] + ["crop"] * options.crop
+    if given:
+        raise ValueError(
+            f"output {str(options.output)!r} is a page, which has every setting and no crop: leave "
+            f"out {', '.join(given)}"
+        )
+    pictures = [Picture(name_of(source), load_image(source)) for source in sources]
+    with _said_if_slow(f"loading {options.model}"):
+        model = load_model(options.model, weights=options.weights, device=options.device)
+    methods = None  # all, attribution first
+    if options.method != "attribution":
+        asks = library_of(model).classes != 0
+        others = [name for name in explored() if asks or not METHODS[name].needs_gradient]
+        methods = [options.method, *others]
+    targets = [] if options.target is None else [options.target]
+    with _said_if_slow(f"drawing {options.output}"):
+        save_page(options.output, model, pictures, targets=targets, methods=methods)
+    tqdm.write(f"{options.output}: a page to open in a browser")
+    return 0
 
 
 def _said(error: Exception) -> str:
