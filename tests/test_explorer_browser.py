@@ -234,8 +234,9 @@ def test_nothing_overlaps_or_sticks_out(page, width):
     page.set_viewport_size({"width": width, "height": 1000})
     page.wait_for_timeout(500)
     names = (
-        "shown over shown-text over-text verdict model typed-model picture scene upload target "
-        "typed method mistakes fusion ratio blocks colormap opacity png gif sheet-on sheet-block"
+        "shown over shown-text over-text verdict model typed-model picture scene upload "
+        "target typed method mistakes fusion ratio blocks colormap opacity png gif page "
+        "sheet-on sheet-block"
     )
     boxes = {name: page.locator(f".explorer-{name}").bounding_box() for name in names.split()}
     for name, box in boxes.items():

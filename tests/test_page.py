@@ -16,6 +16,7 @@ from torch import nn
 from vitexplain_utils import (
     METHODS,
     explain,
+    explore,
     garden_scene,
     hero_scene,
     load_model,
@@ -307,3 +308,17 @@ def test_on_the_command_line(tiny, tmp_path, monkeypatch, capsys):
         assert cli.main(["one.png", "--output=b.html", *wrong.split()]) == 2
         assert "leave out " in capsys.readouterr().err
     assert not Path("b.html").exists()
+
+
+def test_from_the_explorer(tmp_path):
+    panel = explore("garden", hero_scene(4), folder=tmp_path)
+    panel.target.value = THINGS.index("snail")
+    panel.page.click()
+    assert "Saved " in panel.message.value and 'role="status"' in panel.message.value
+    (path,) = tmp_path.iterdir()
+    picture = page_data(path)["pictures"][0]
+    assert picture["classes"][0]["names"] == "snail"
+    assert picture["name"] == panel.state.picture.name
+    panel.folder = tmp_path / "missing"
+    panel.page.click()
+    assert "its folder does not exist" in panel.message.value

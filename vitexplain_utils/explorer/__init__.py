@@ -34,7 +34,7 @@ def explore(
         model: a name as in `load_model`, or a loaded ViT.
         image: a garden scene, a PIL image, the name of a scikit-image sample, a path or a URL;
             None is the scene of notebook 8.
-        folder: where the buttons save PNG and GIF files.
+        folder: where the buttons save PNG, GIF and HTML files.
 
     Returns:
         An ipywidgets box; a notebook shows it when it is the last line of a cell.

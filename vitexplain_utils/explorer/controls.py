@@ -64,6 +64,7 @@ class Controls(widgets.VBox):
         self.opacity = _slider("opacity", 0.8, 1.0, 0.05, ".2f")
         self.png = _button("Save PNG", "save the heat map over the picture")
         self.gif = _button("Save GIF", "save a film over discard ratios")
+        self.page = _button("Save page", "save every map of the picture as one page for a browser")
         self.sheet_on = widgets.ToggleButton(
             description="Heads of block",
             tooltip="show every head of one block",
@@ -109,7 +110,7 @@ class Controls(widgets.VBox):
             self.blocks,
             self.colormap,
             self.opacity,
-            _indented(self.png, self.gif),
+            _indented(self.png, self.gif, self.page),
         ]
         return widgets.VBox(rows, layout=widgets.Layout(flex="1 1 440px", max_width="692px"))
 

@@ -165,7 +165,9 @@ def _picture_data(
 ) -> dict[str, Any]:
     """All that the page needs of one picture."""
     picture, image = state.picture, fit(state.picture.image, _SIDE)
-    places, maps, verdicts = [], [], []
+    places: list[dict[str, list[int]]] = []
+    maps: list[Tensor] = []
+    verdicts: list[str] = []
     for rule in rules:
         own = _maps_of(state, rule, asked)  # [classes or 1, fusions or 1, ratios or 1, rows, cols]
         said = [

@@ -22,6 +22,7 @@ from ..methods import METHODS
 from ..show import save_gif, write_whole
 from .choice import Choice, settings_of
 from .controls import MODELS, Controls, colour_scale, show_image, show_sheet
+from .page import save_page
 from .pictures import Picture, gallery, new_scene, uploaded
 from .soon import Soon
 from .state import ExplorerState, short
@@ -84,6 +85,7 @@ class Panel(Controls):
         self.scene.on_click(lambda _: self._safely(self._use_new_scene))
         self.png.on_click(lambda _: self._safely(self._save_png))
         self.gif.on_click(lambda _: self._safely(self._save_gif))
+        self.page.on_click(lambda _: self._safely(self._save_page))
 
     def _when_changed(self, act: Callable[[Any], None]) -> Callable[[dict[str, Any]], None]:
         def changed(change: dict[str, Any]) -> None:
@@ -257,6 +259,13 @@ class Panel(Controls):
         self.say("Making the GIF …")
         frames = self.state.film(self._chosen())
         self._say_saved(save_gif(frames, self._free_path(".gif"), max_bytes=_GIF_BYTES))
+
+    def _save_page(self) -> None:
+        self.say("Making the page …")
+        target = self.target.value
+        targets = [] if target is None else [target]
+        path = self._free_path(".html")
+        self._say_saved(save_page(path, self.state.model, self.state.picture, targets=targets))
 
     def _free_path(self, ending: str) -> Path:
         """A file name that says what is shown and that no file has yet."""
