@@ -9,6 +9,7 @@ from .figures import (
     show_maps,
     show_matrices,
     show_pictures,
+    signed_picture,
 )
 from .files import write_whole
 from .films import label_frame, save_gif, sweep_frames
@@ -29,6 +30,7 @@ __all__ = [
     "show_maps",
     "show_matrices",
     "show_pictures",
+    "signed_picture",
     "sweep_frames",
     "write_whole",
 ]

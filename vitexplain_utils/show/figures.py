@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib import figure as mpl
@@ -56,6 +57,31 @@ def enlarge(image: Image.Image, side: int = _LARGE) -> Image.Image:
         return to_rgb(image)
     width, height = (round(edge * scale) for edge in image.size)
     return to_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def signed_picture(values: Tensor, side: int = _LARGE) -> Image.Image:
+    """Values of both signs as a picture: red above 0, blue below, white at 0.
+
+    The strongest red and blue are the largest absolute value.
+
+    Args:
+        values: `[rows, cols]`, finite.
+        side: the longer side of the picture in pixels, if the cells are smaller.
+
+    Returns:
+        An RGB picture whose cells are not smoothed.
+
+    Example:
+        >>> signed_picture(torch.tensor([[-1.0, 0.0, 1.0]]), side=3).getpixel((1, 0))
+        (247, 246, 246)
+    """
+    numbers = values.detach().double().cpu().numpy()
+    scaled = (numbers / (np.abs(numbers).max() or 1) + 1) / 2
+    colours = matplotlib.colormaps["RdBu_r"](scaled)[..., :3] * 255
+    picture = Image.fromarray(colours.round().astype(np.uint8))
+    times = max(1, round(side / max(picture.size)))
+    width, height = picture.size
+    return picture.resize((times * width, times * height), Image.Resampling.NEAREST)
 
 
 def show_pictures(
