@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export MPLBACKEND :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup notebooks outputs lab explorer test quick test-browser chromium coverage mutation lint format benchmark train-garden wheel clean
+.PHONY: help setup notebooks outputs student lab explorer test quick test-browser chromium coverage mutation lint format benchmark train-garden wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ notebooks: $(READY)  ## run the whole course into build/ and regenerate the READ
 
 outputs: $(READY)  ## run the course in place: refresh committed outputs and figures/
 	$(BIN)/python notebooks/run.py --in-place
+
+student: $(READY)  ## write the course without outputs and answers into build/student/
+	$(BIN)/python notebooks/student.py build/student
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

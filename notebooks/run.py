@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.resolve()
 # Only what every run has in common, so that a rerun changes nothing.
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -36,13 +37,18 @@ def execute(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def all_notebooks() -> list[Path]:
+    """The course in its order, then the solutions."""
+    return [*sorted(HERE.glob("*.ipynb")), *sorted(HERE.glob("solutions/*.ipynb"))]
+
+
 def main() -> None:
     """Run all notebooks, or those named."""
     parser = argparse.ArgumentParser(description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--into", type=Path, help="folder for executed notebooks, HTML and figures")
     where.add_argument("--in-place", action="store_true", help="refresh outputs and figures/")
-    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(HERE.glob("*.ipynb")))
+    parser.add_argument("notebooks", nargs="*", type=Path, default=all_notebooks())
     options = parser.parse_args()
     into = HERE.parent if options.in_place else options.into.resolve()
     figures = into / "figures"
@@ -54,10 +60,14 @@ def main() -> None:
         if options.in_place:
             nbformat.write(notebook, path)
         else:
-            nbformat.write(notebook, into / path.name)
+            copy = into / path.resolve().relative_to(HERE)
+            copy.parent.mkdir(exist_ok=True)
+            nbformat.write(notebook, copy)
             html, _ = HTMLExporter().from_notebook_node(notebook)
-            (into / path.with_suffix(".html").name).write_text(html, encoding="utf-8")
-        print(f"{path.name:32s} {time.perf_counter() - start:5.1f} s", flush=True)
+            html = re.sub(r'href="([^":]+)\.ipynb', r'href="\1.html', html)
+            copy.with_suffix(".html").write_text(html, encoding="utf-8")
+        name = path.resolve().relative_to(HERE).as_posix()
+        print(f"{name:42s} {time.perf_counter() - start:5.1f} s", flush=True)
     if not options.in_place:
         print(f"Open {options.into}/*.html in a browser; the README's figures are in {figures}.")
 

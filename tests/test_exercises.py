@@ -1,4 +1,4 @@
-"""Every check of notebooks 01 to 05: what it says of right, empty and wrong answers."""
+"""Every check of notebooks 01 to 05 and 12: what it says of right, empty and wrong answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vitexplain_utils.exercises import (
     attention_capture,
+    capstone,
     discard_filtering,
     discard_ratio_gifs,
     gradient_rollout,
@@ -214,6 +215,48 @@ CASES = [
         },
         (1, 2),
     ),
+    (
+        capstone.check_claim_a,
+        ("fails", 1.0),
+        {
+            ("holds", 1.0): "Faint in a map is not overlooked",
+            ("not shown", 1.0): "the model can be asked",
+            ("fails", 0.05): "probability that the model gives to leaf",
+            ("false", 1.0): "A verdict is one of: holds, fails, not shown",
+            "fails": "a pair",
+        },
+        None,
+    ),
+    (
+        capstone.check_claim_b,
+        ("holds", 0.0),
+        {
+            ("fails", 0.0): "Is the bee still found?",
+            ("not shown", 0.0): "It can be shown",
+            ("holds", 1.0): "with the bright patches blurred",
+        },
+        None,
+    ),
+    (
+        capstone.check_claim_c,
+        ("fails", 0.05),
+        {
+            ("holds", 0.05): "no knowledge of things",
+            ("not shown", 0.05): "More can be said",
+            ("fails", 0.82): "minus that of the things that are not",
+        },
+        None,
+    ),
+    (
+        capstone.check_claim_d,
+        ("not shown", torch.zeros(())),
+        {
+            ("holds", 0.0): "Ask for the other thing",
+            ("fails", 0.0): "Can this map tell?",
+            ("not shown", 0.5): "largest difference",
+        },
+        None,
+    ),
 ]
 IDS = [case[0].__name__ for case in CASES]
 
@@ -240,7 +283,10 @@ def test_misconception(check, answer, said, capsys):
     assert out.startswith("✗ ") and said in out and out.count("\n") == 1
 
 
-@pytest.mark.parametrize("check, beside", [(case[0], case[3]) for case in CASES], ids=IDS)
+BESIDE = [(case[0], case[3]) for case in CASES if case[3] is not None]  # claims have none
+
+
+@pytest.mark.parametrize("check, beside", BESIDE)
 def test_beside_the_point(check, beside, capsys):
     check(beside)
     assert capsys.readouterr().out == "✗ Not yet: read it once more.\n"
@@ -252,7 +298,9 @@ def test_what_a_reader_breaks_is_said_in_one_line(check, right, capsys):
         raise KeyError("reader")
 
     check(broken if callable(right) else "a word")
-    assert capsys.readouterr().out.startswith("✗ It raises ")
+    out = capsys.readouterr().out
+    assert out.startswith("✗ ") and out.count("\n") == 1
+    assert "It raises KeyError" in out or not callable(right)
 
 
 def test_same():
