@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitexplain_utils import load_model
 
+collect_ignore = ["mutation"]  # a program, with packages of its own
 torch.set_num_threads(1)  # models this small gain nothing by more
 
 

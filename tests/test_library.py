@@ -33,7 +33,7 @@ def test_rows_come_before_columns():
         (
             "vit_tiny_patch16_224",
             {"dynamic_img_size": True, "dynamic_img_pad": True},
-            (40, 20),
+            (48, 32),
             TokenGrid(1, 3, 2),
         ),
     ],

@@ -178,7 +178,7 @@ def test_from_the_command_line(builder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["photo.png", "--model", "torchvision:vit_b_16", "--weights", "mine.pth"]
     assert cli.main([*arguments, "--target", "class 2"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("attribution for 2 class 2")
+    assert capsys.readouterr().out.splitlines()[0].endswith("attribution for 2 class 2")
     heatmap = explain(model, preprocess(model, image), target=2).heatmap[0]
     written = np.asarray(load_image(Path("photo_attribution.png")))
     assert np.array_equal(written, np.asarray(overlay(image, heatmap)))

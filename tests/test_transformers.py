@@ -701,7 +701,7 @@ def test_folder_to_command_line_to_picture(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert cli.main(["photo.png", "--model", "transformers:mine", "--target", "bee"]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1] == "photo_attribution.png: attribution for 1 bee"
+    assert out.splitlines()[0] == "photo_attribution.png: attribution for 1 bee"
     assert err == ""
     heatmap = explain(model, preprocess(model, image), target=1).heatmap[0]
     written = load_image("photo_attribution.png")

@@ -67,7 +67,8 @@ def check_numbers(name: str, value: Any, ndim: int, shape: str, *, whole: bool =
 
 def check_finite(name: str, *tensors: Tensor) -> None:
     """Raise a ValueError if tensors hold NaN or inf."""
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+    ends = [end for tensor in tensors if tensor.numel() for end in tensor.detach().aminmax()]
+    if not all(end.isfinite() for end in ends):  # NaN is an end as well
         raise ValueError(f"{name} must be finite, and holds NaN or inf")
 
 
