@@ -48,6 +48,13 @@ def test_rank_correlation_sees_the_order_alone():
     assert rank_correlation(heatmap, torch.ones(3, 4, 5)).tolist() == [0] * 3
 
 
+def test_rank_correlation_is_never_beyond_one():
+    for patches in range(2, 40):  # of these 17 would be -1.0000000000000002
+        heatmap = torch.arange(patches).double().view(1, 1, -1)
+        assert rank_correlation(heatmap, -heatmap).item() >= -1
+        assert rank_correlation(heatmap, heatmap).item() <= 1
+
+
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
@@ -82,6 +89,17 @@ def test_randomised_from_the_head_down(tiny):
     assert not changed(kept, tiny.state_dict())
 
 
+def test_what_is_randomised_stays_so(tiny):
+    """A step touches its own stage, and nothing that a step before it has made."""
+    before: dict = {}
+    for name, model in randomised_models(tiny):
+        now = copy.deepcopy(model.state_dict())
+        touched = {"head": "head.", "embedding": ("cls_", "pos_", "patch_")}.get(name)
+        touched = touched or f"blocks.{name.split()[1]}."
+        assert all(n.startswith(touched) for n in changed(before, now) if name != "head")
+        before = now
+
+
 def test_randomised_is_seeded_and_leaves_the_random_state(tiny):
     state = torch.get_rng_state()
     runs = []
@@ -100,6 +118,22 @@ def test_randomised_parameters_keep_their_size():
         sorted(model.pos_embed.flatten().tolist())
     )
     assert forgetful.blocks[0].attn.qkv.weight.std() > 0.01
+
+
+def test_layers_begin_anew_and_the_rest_is_shuffled(tiny):
+    """Layers by their own `reset_parameters`; what the model holds itself keeps its values."""
+    tiny.reset_parameters = lambda: pytest.fail("the model's own would undo the stages before")
+    with torch.no_grad():
+        for parameter in tiny.parameters():
+            parameter.copy_(100 + torch.rand(parameter.shape))
+    *_, (_, forgetful) = randomised_models(tiny)
+    for name, parameter in forgetful.named_parameters():
+        if name in ("cls_token", "pos_embed"):
+            before = tiny.get_parameter(name)
+            assert torch.equal(parameter.flatten().sort()[0], before.flatten().sort()[0]), name
+            assert not torch.equal(parameter, before)
+        else:  # no layer begins with values beyond 1
+            assert parameter.abs().max() <= 1, name
 
 
 def test_randomised_needs_blocks():
