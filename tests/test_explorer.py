@@ -56,6 +56,8 @@ from vitexplain_utils.methods import (
     rollout,
 )
 
+pytestmark = pytest.mark.slow
+
 widgets = pytest.importorskip("ipywidgets")
 SCENE = hero_scene(8)  # bee, fish, leaf
 SIDE = 336

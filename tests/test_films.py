@@ -11,6 +11,8 @@ from PIL import Image
 from vitexplain_utils import hero_scene, overlay, save_gif
 from vitexplain_utils.show import enlarge, films, label_frame, sweep_frames
 
+pytestmark = pytest.mark.slow
+
 RATIOS = [step / 20 for step in range(20)]
 
 

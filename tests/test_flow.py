@@ -23,8 +23,6 @@ from vitexplain_utils.garden import garden_test_set
 from vitexplain_utils.methods import HEAD_FUSIONS, attention_flow, rollout
 from vitexplain_utils.methods.maximum_flow import _between, _Network, max_flows
 
-pytestmark = pytest.mark.slow
-
 DTYPES = {
     torch.float64: (torch.float64, 1e-10),
     torch.float32: (torch.float32, 1e-6),

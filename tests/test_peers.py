@@ -17,6 +17,8 @@ from vitexplain_utils import capture_attention, garden_scene, load_model, prepro
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from peers import CAMS, SAMPLES, _installed, legrad, peers
 
+pytestmark = pytest.mark.slow
+
 TARGETS = [3, 0, 6]
 
 

@@ -10,6 +10,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import vitexplain_utils
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +72,7 @@ def test_public_names_exist_and_are_documented():
         assert not callable(thing) or thing.__doc__, name
 
 
+@pytest.mark.slow
 def test_readme_example_runs(tmp_path: Path):
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
     garden = example.replace('"deit_tiny_patch16_224"', '"garden"').replace(
@@ -93,6 +96,7 @@ def test_readme_has_the_measured_memory():
         assert f"{model['matrices of all blocks, MB']:,}" in readme
 
 
+@pytest.mark.slow
 def test_contributing_example_runs(tmp_path: Path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
     example = "\n".join(blocks)

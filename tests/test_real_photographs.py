@@ -12,8 +12,6 @@ from PIL import Image
 from vitexplain_utils import load_image, preprocess, record_attention
 from vitexplain_utils.methods import gradient_rollout
 
-pytestmark = pytest.mark.slow
-
 # Regions as rows and columns of the 14×14 grid, ends excluded.
 LOWER_RIGHT, UPPER_RIGHT = (7, 14, 7, 14), (0, 7, 7, 14)
 HELMET, SHUTTLE = (9, 14, 7, 14), (0, 8, 9, 13)
