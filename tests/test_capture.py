@@ -193,6 +193,12 @@ def test_steps_are_inputs_from_grey_to_the_picture(tiny, tiny_x, batch_size):
     torch.testing.assert_close(maps, torch.stack(single).mean(0), rtol=0, atol=1e-5)
 
 
+def test_a_single_block(tiny, tiny_x):
+    tiny.blocks = tiny.blocks[:1]
+    capture = capture_attention(tiny, tiny_x, target=2)
+    assert [call.q.shape[2] for call in capture.blocks] == [capture.grid.tokens] == [7]
+
+
 def test_integrated_attribution_keeps_signs_until_the_mean(tiny, tiny_x):
     rows = []
     for alpha in (0.25, 0.75):
