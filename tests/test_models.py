@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import time
 from pathlib import Path
 
@@ -177,7 +178,9 @@ def test_names_of_imagenet():
     ("name", "said"),
     [
         ("terrier", r"matches \d\d classes; did you mean one of: .*terrier"),
-        ("tiger kat", r"matches 0 classes; did you mean one of: .*tiger cat"),
+        ("tiger kat", r"matches 0 classes; did you mean one of: .*tiger cat \(282\)"),
+        ("cat", r"of: tabby \(281\); tiger cat \(282\); Persian cat"),  # no Rana catesbeiana
+        ("crane", r"of: crane \(134\); crane \(517\)\?"),
         ("qqqqqqqq", "none is close"),
         ("", "matches 0 classes"),
     ],
@@ -185,6 +188,18 @@ def test_names_of_imagenet():
 def test_names_that_are_not_a_class(name, said):
     with pytest.raises(ValueError, match=rf"target '{name}'.*{said}"):
         class_index(timm.create_model(NAME, depth=1, embed_dim=48), name)
+
+
+def test_a_word_goes_before_a_part():
+    model = timm.create_model(NAME, depth=1, embed_dim=48)
+    names = class_names(model)
+    assert class_index(model, "hen") == 8 and sum("hen" in name for name in names) > 1
+    with_dog = [i for i, name in enumerate(names) if "dog" in re.split(r"\W+", name.lower())]
+    logits = torch.zeros(1, 1000)
+    logits[0, [30, *with_dog[-2:]]] = torch.tensor([9.0, 1.0, 2.0])
+    likely = [f"{names[i].split(',')[0]} ({i})" for i in with_dog[:-3:-1]]
+    with pytest.raises(ValueError, match=re.escape(f"one of: {'; '.join(likely)}; ")):
+        class_index(model, "dog", logits)
 
 
 def test_names_of_other_classes(tiny):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..capture import Capture
 from ..methods import METHODS
+from ..models.classes import short_name
 from ..show.pictures import to_rgb
 from ..truth import pointing_game
 
@@ -69,7 +70,7 @@ def verdict(heatmap: Tensor, masks: Mapping[str, np.ndarray], name: str) -> str:
     Args:
         heatmap: `[1, rows, cols]`.
         masks: where each thing is; may be empty.
-        name: the thing asked about.
+        name: the class asked about, with its synonyms.
 
     Returns:
         A sentence or two; nothing where no right answer is known.
@@ -82,19 +83,31 @@ def verdict(heatmap: Tensor, masks: Mapping[str, np.ndarray], name: str) -> str:
     """
     if not masks:
         return ""
+    asked = thing_named(masks, name)
     if not bool(heatmap.any()):
-        return f"The map is 0 everywhere: nothing in it speaks for “{name}”."
+        return f"The map is 0 everywhere: nothing in it speaks for “{asked or short_name(name)}”."
     hits = [
         thing
         for thing, mask in masks.items()
         if mask.any() and bool(pointing_game(heatmap, torch.from_numpy(mask)[None]))
     ]
     where = f"on the {hits[0]}" if hits else "on the background"
-    if name not in masks:
-        return f"No {name} in this scene, so no right answer. The peak of the map lies {where}."
-    if name in hits:
-        return f"Pointing game: right. The peak of the map lies on the {name}."
-    return f"Pointing game: wrong. The peak of the map lies {where}, not on the {name}."
+    if asked is None:
+        none = f"No {short_name(name)} in this scene, so no right answer."
+        return f"{none} The peak of the map lies {where}."
+    if asked in hits:
+        return f"Pointing game: right. The peak of the map lies on the {asked}."
+    return f"Pointing game: wrong. The peak of the map lies {where}, not on the {asked}."
+
+
+def thing_named(masks: Mapping[str, np.ndarray], name: str) -> str | None:
+    """The thing in a picture that a class name, or one of its synonyms, means.
+
+    Example:
+        >>> thing_named({"ladybird": np.ones((4, 4), dtype=bool)}, "ladybug, ladybird")
+        'ladybird'
+    """
+    return next((word for word in name.split(", ") if word in masks), None)
 
 
 def head_maps(capture: Capture, block: int, *, weighted: bool = False) -> Tensor:

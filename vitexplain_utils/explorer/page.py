@@ -23,10 +23,11 @@ from ..checks import check_count
 from ..garden import Scene
 from ..methods import HEAD_FUSIONS, METHODS, Method, fuse_heads
 from ..models import TopClass
+from ..models.classes import short_name
 from ..show import write_whole
 from .draw import fit, outline, verdict
 from .pictures import Picture, picture_of
-from .state import RATIOS, ExplorerState, one_thread, short
+from .state import RATIOS, ExplorerState, one_thread
 
 Shown = Picture | Scene | Image.Image | str | os.PathLike[str]
 
@@ -240,7 +241,7 @@ def _attention_data(state: ExplorerState) -> dict[str, Any]:
 def _class_data(top: TopClass, picture: Picture, size: tuple[int, int]) -> dict[str, Any]:
     mask = picture.masks.get(top.name)
     return {
-        "name": short(top.name),
+        "name": short_name(top.name),
         "names": top.name,
         "probability": _short(top.probability),
         "outline": None if mask is None else _png(outline(mask, size)),

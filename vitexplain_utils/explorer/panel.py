@@ -19,13 +19,15 @@ from torch import nn
 
 from ..garden import Scene
 from ..methods import METHODS
+from ..models.classes import short_name
 from ..show import save_gif, write_whole
 from .choice import Choice, settings_of
 from .controls import MODELS, Controls, colour_scale, show_image, show_sheet
+from .draw import thing_named
 from .page import save_page
 from .pictures import Picture, gallery, new_scene, uploaded
 from .soon import Soon
-from .state import ExplorerState, short
+from .state import ExplorerState
 from .still import still
 
 _TOP = 8  # classes offered at once
@@ -200,7 +202,7 @@ class Panel(Controls):
         if asked is None:
             return [("this model has no classes", None)]
         tops = tops if asked in tops else [*tops, asked]
-        return [(f"{short(top.name)}, {top.probability:.1%}", top.index) for top in tops]
+        return [(f"{short_name(top.name)}, {top.probability:.1%}", top.index) for top in tops]
 
     def _paint(self, choice: Choice) -> None:
         """Draw a choice into the panel."""
@@ -210,8 +212,8 @@ class Panel(Controls):
         if self._is_new("shown", state.picture, top and top.name):
             show_image(self.shown, drawn.picture)
         show_image(self.over, drawn.overlay)
-        known = top is not None and top.name in state.picture.masks
-        line = f"; white line: {top.name}" if top is not None and known else ""
+        thing = None if top is None else thing_named(state.picture.masks, top.name)
+        line = f"; white line: {thing}" if thing else ""
         self.shown_text.value = _small(html.escape(state.picture.name + line))
         scale = colour_scale(choice.colormap, float(drawn.heatmap.max()))
         self.over_text.value = _small(f"{html.escape(self._title())}<br>{scale}")
@@ -246,7 +248,7 @@ class Panel(Controls):
         method = METHODS[self.choice.method]
         if top is None or not method.needs_gradient:
             return f"{method.label}, for any class"
-        return f"{method.label}, for “{short(top.name)}” ({top.probability:.1%})"
+        return f"{method.label}, for “{short_name(top.name)}” ({top.probability:.1%})"
 
     def _save_png(self) -> None:
         content = io.BytesIO()
@@ -270,7 +272,7 @@ class Panel(Controls):
     def _free_path(self, ending: str) -> Path:
         """A file name that says what is shown and that no file has yet."""
         top = self.state.class_of(self.target.value)
-        words = [self.state.picture.name, short(top.name) if top else "", self.method.value]
+        words = [self.state.picture.name, short_name(top.name) if top else "", self.method.value]
         stem = re.sub(r"[^a-z0-9]+", "-", " ".join(["explorer", *words]).lower()).strip("-")
         paths = (self.folder / f"{stem[:90]}{end}{ending}" for end in _endings())
         return next(path for path in paths if not path.exists())

@@ -19,15 +19,15 @@ from ..methods import METHODS, Method
 from ..models import (
     TopClass,
     class_index,
-    class_names,
     library_of,
     load_model,
     preprocess,
     top_classes,
 )
+from ..models.classes import short_name
 from ..show import Figure, overlay, show_maps, sweep_frames
 from .choice import Choice, explored, heatmap_for
-from .draw import fit, head_maps, outline, verdict, with_line
+from .draw import fit, head_maps, outline, thing_named, verdict, with_line
 from .pictures import Picture, picture_of
 
 RATIOS = [1 - 0.5 ** (step / 2) for step in range(20)]  # in two frames, half of what was kept goes
@@ -93,6 +93,7 @@ class ExplorerState:
             self.model_name = model if isinstance(model, str) else _name_of(new)
             self.blocks = len(capture.blocks)
         self.picture, self.shown, self.classes = picture, shown, classes
+        self.logits = capture.logits
         self._lines: dict[str, np.ndarray] = {}  # outlines already drawn
         self.predicted = classes[0].index if classes else None
         self.captures.get((self.model, picture, self.predicted, True, 1), lambda: capture)
@@ -115,7 +116,7 @@ class ExplorerState:
         """The class with this number or name; a ValueError if there is none, or several."""
         text, count = text.strip(), len(self.classes)
         if not text.isdecimal():
-            return class_index(self.model, text)
+            return class_index(self.model, text, self.logits)
         if int(text) >= count:
             raise ValueError(f"class {text} is not among 0 to {count - 1}")
         return int(text)
@@ -126,8 +127,8 @@ class ExplorerState:
         return next((top for top in self.classes if top.index == index), None)
 
     def names(self) -> list[str]:
-        """The names of all classes."""
-        return class_names(self.model)
+        """The short names of all classes, the most probable first."""
+        return list(dict.fromkeys(short_name(top.name) for top in self.classes))
 
     def capture(
         self, target: int | None = None, *, hold_attention: bool = True, steps: int = 1
@@ -170,9 +171,10 @@ class ExplorerState:
         )
 
     def _outline(self, name: str) -> np.ndarray | None:
-        if name in self.picture.masks and name not in self._lines:
-            self._lines[name] = outline(self.picture.masks[name], self.shown.size)
-        return self._lines.get(name)
+        thing = thing_named(self.picture.masks, name)
+        if thing is not None and thing not in self._lines:
+            self._lines[thing] = outline(self.picture.masks[thing], self.shown.size)
+        return self._lines.get(thing or "")
 
     def heads(self, block: int, target: int | None = None) -> Figure:
         """A sheet of one block: where each head looks, then what of it speaks for the class."""
@@ -183,8 +185,8 @@ class ExplorerState:
         mask = None
         if top is not None:
             maps = torch.cat([maps, head_maps(capture, block, weighted=True)])
-            titles += [f"head {head}, for {short(top.name)}" for head in range(count)]
-            mask = self.picture.masks.get(top.name)
+            titles += [f"head {head}, for {short_name(top.name)}" for head in range(count)]
+            mask = self.picture.masks.get(thing_named(self.picture.masks, top.name) or "")
         columns = next(n for n in (6, 5, 4, 3, 2, 1) if count % n == 0)
         return show_maps(self.shown, maps, titles, columns=columns, size=1.7, mask=mask)
 
@@ -244,16 +246,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def short(name: str) -> str:
-    """The first synonym of a class name.
-
-    Example:
-        >>> short("great grey owl, great gray owl, Strix nebulosa")
-        'great grey owl'
-    """
-    return name.split(",")[0]
 
 
 def _name_of(model: nn.Module) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -25,11 +27,17 @@ def class_names(model: nn.Module) -> list[str]:
     return names or [f"class {index}" for index in range(count)]
 
 
-def class_index(model: nn.Module, name: str) -> int:
-    """The class whose name is `name`, or one of its synonyms, or holds it as the only one.
+def class_index(model: nn.Module, name: str, logits: Tensor | None = None) -> int:
+    """The class of this name, or the only one that has it as a word, or the only one with it.
+
+    Args:
+        model: whose classes they are.
+        name: a name, one of its synonyms, or a part of one.
+        logits: the model's answer to a picture, `[C]` or `[1, C]`: what the error suggests is in
+            this order then.
 
     Raises:
-        ValueError: no class, or several, match.
+        ValueError: no class, or several, match; it suggests some by their short names.
 
     Example:
         >>> from vitexplain_utils import load_model
@@ -38,17 +46,46 @@ def class_index(model: nn.Module, name: str) -> int:
     """
     if not isinstance(name, str):
         raise ValueError(f"target must be a class name, got {name!r}")
-    wanted = name.strip().lower()
-    names = [full.lower() for full in class_names(model)]
-    exact = [i for i, full in enumerate(names) if wanted in (full, *full.split(", "))]
-    found = exact or [i for i, full in enumerate(names) if wanted and wanted in full]
+    wanted, names = name.strip().lower(), [full.lower() for full in class_names(model)]
+    found = _matching(wanted, names)
     if len(found) == 1:
         return found[0]
-    close = [names[i] for i in found] or difflib.get_close_matches(wanted, names, n=5)
+    close = found or _close(wanted, names)
+    if logits is not None:
+        close.sort(key=logits.flatten().tolist().__getitem__, reverse=True)
+    shown = "; ".join(f"{short_name(class_names(model)[index])} ({index})" for index in close[:5])
     raise ValueError(
         f"target {name!r} matches {len(found)} classes; "
-        + (f"did you mean one of: {'; '.join(close[:5])}?" if close else "none is close")
+        + (f"did you mean one of: {shown}?" if shown else "none is close")
     )
+
+
+def short_name(name: str) -> str:
+    """The first synonym of a class name.
+
+    Example:
+        >>> short_name("great grey owl, great gray owl, Strix nebulosa")
+        'great grey owl'
+    """
+    return name.split(",")[0]
+
+
+def _matching(wanted: str, names: list[str]) -> list[int]:
+    """The classes of this very name; if there is none, those with these words; or this part."""
+    words = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
+    tests: tuple[Callable[[str], object], ...] = (
+        lambda full: wanted in (full, *full.split(", ")),
+        words.search,
+        lambda full: wanted in full,
+    )
+    found = ([index for index, full in enumerate(names) if test(full)] for test in tests)
+    return next(filter(None, found), []) if wanted else []
+
+
+def _close(wanted: str, names: list[str]) -> list[int]:
+    """The classes with a synonym that is spelt alike, the most alike first."""
+    owners = {word: index for index, full in enumerate(names) for word in full.split(", ")}
+    return list(dict.fromkeys(owners[w] for w in difflib.get_close_matches(wanted, owners, n=5)))
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ class Timm(Library):
             return _load_saved(name, weights)
         if not timm.is_model(name.split(".")[0]):
             close = difflib.get_close_matches(name, ["garden", *timm.list_models()], n=3)
-            raise ValueError(
-                f"name {name!r} is not a model of timm; close: {', '.join(close) or '–'}"
-            )
+            hint = f"; close: {', '.join(close)}" if close else ""
+            raise ValueError(f"name {name!r} is not a model of timm{hint}")
         try:
             timm.get_pretrained_cfg(name)
         except RuntimeError as error:  # an unknown weight tag
