@@ -138,3 +138,26 @@ def test_imports_go_one_way():
 
 def test_the_root_offers_a_handful():
     assert 15 <= len(vitexplain_utils.__all__) <= 21
+
+
+def test_the_root_imports_a_name_when_it_is_asked_for():
+    code = (
+        "import sys, vitexplain_utils as package\n"
+        "heavy = {'torch', 'timm', 'matplotlib', 'numpy', 'PIL'}\n"
+        "print(heavy & set(sys.modules) or 'nothing')\n"
+        "package.garden_scene, package.methods.METHODS\n"
+        "print('torch' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["nothing", "True"]
+    homes = vitexplain_utils._HOMES
+    assert sorted(name for names in homes.values() for name in names) == sorted(
+        vitexplain_utils.__all__
+    )
+    for home, names in homes.items():
+        for name in names:
+            module = importlib.import_module(f"vitexplain_utils.{home}")
+            assert getattr(vitexplain_utils, name) is getattr(module, name)
+    assert {*homes, *vitexplain_utils.__all__} <= set(dir(vitexplain_utils))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = vitexplain_utils.nothing
