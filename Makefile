@@ -32,7 +32,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 explorer: $(READY)  ## open the explorer in a browser, served by Voila on this machine only
-	$(BIN)/voila notebooks/08-interactive-explorer.ipynb --Voila.ip=127.0.0.1 \
+	$(BIN)/voila notebooks/explorer.ipynb --Voila.ip=127.0.0.1 \
 		--Voila.tornado_settings="{'websocket_max_message_size': 104857600}"
 
 test: $(READY) lint  ## lint, type-check and run all tests, notebooks included
