@@ -392,7 +392,8 @@ def test_photographs():
 
 def test_new_scenes_are_new(panel):
     seen = set()
-    for seed in (1, 2, 3):
+    seeds = [seed for seed in range(1, 20) if len(garden_scene(seed).labels) > 1]
+    for seed in seeds[:3]:
         panel.scene.click()
         image = panel.state.picture.image
         assert bytes_of(image) == bytes_of(garden_scene(seed).image)

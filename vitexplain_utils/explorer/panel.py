@@ -25,7 +25,7 @@ from .choice import Choice, settings_of
 from .controls import MODELS, Controls, colour_scale, show_image, show_sheet
 from .draw import thing_named
 from .page import save_page
-from .pictures import Picture, gallery, new_scene, uploaded
+from .pictures import Picture, gallery, new_scenes, uploaded
 from .soon import Soon
 from .state import ExplorerState
 from .still import still
@@ -54,7 +54,7 @@ class Panel(Controls):
         self.folder = Path(folder)
         self._gallery = gallery()
         self._own = self.state.picture  # the latest that is not in the gallery
-        self._seeds = count(1)  # below 1,000,000: the model was trained on none of these
+        self._new = new_scenes()
         self._quiet = False
         self._drawn_for: dict[str, tuple[Any, ...]] = {}
         self._soon = Soon(lambda: self._safely(self._draw))
@@ -126,7 +126,7 @@ class Panel(Controls):
         self._use(self._own if name == self._own.name else self._gallery[name]())
 
     def _use_new_scene(self) -> None:
-        self._own = new_scene(next(self._seeds))
+        self._own = next(self._new)
         self._use(self._own)
 
     def _use_files(self, files: tuple[dict[str, Any], ...]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 import numpy as np
 from PIL import Image
@@ -47,14 +48,19 @@ def gallery() -> dict[str, Callable[[], Picture]]:
     return {**_ready(scenes), **photographs, **_ready(tests)}
 
 
-def new_scene(seed: int) -> Picture:
-    """A garden scene that is not in the gallery; the model was trained on none below 1,000,000.
+def new_scenes() -> Iterator[Picture]:
+    """Garden scenes of two or three things that are not in the gallery.
+
+    The model was trained on none of a seed below 1,000,000.
 
     Example:
-        >>> new_scene(7).name
-        'garden, new scene 7: star'
+        >>> next(new_scenes()).name
+        'garden, new scene 3: bee, leaf'
     """
-    return _of_scene(f"new scene {seed}", garden_scene(seed))
+    for seed in count(1):
+        scene = garden_scene(seed)
+        if len(scene.labels) > 1:
+            yield _of_scene(f"new scene {seed}", scene)
 
 
 def uploaded(name: str, content: bytes) -> Picture:
