@@ -41,7 +41,7 @@ from vitexplain_utils import (
 )
 from vitexplain_utils.explorer import panel as panels
 from vitexplain_utils.explorer.choice import Choice, explored, heatmap_for, settings_of
-from vitexplain_utils.explorer.draw import fit, head_maps, outline, verdict, with_line
+from vitexplain_utils.explorer.draw import box_mask, fit, head_maps, outline, verdict, with_line
 from vitexplain_utils.explorer.panel import Panel, sentence
 from vitexplain_utils.explorer.pictures import gallery, picture_of, uploaded
 from vitexplain_utils.explorer.soon import Soon
@@ -223,7 +223,7 @@ def test_a_photograph_keeps_its_shape(tmp_path):
     panel = explore("garden", image)
     for widget in (panel.shown, panel.over):
         assert pixels(widget).shape == (84, SIDE, 3)
-        assert (widget.layout.width, widget.layout.height) == ("336px", "84px")
+        assert (widget.layout.width, widget.layout.height) == ("336px", "auto")
     assert panel.verdict.value == "<b></b>"
 
 
@@ -396,6 +396,7 @@ def test_new_scenes_are_new(panel):
     for seed in seeds[:3]:
         panel.scene.click()
         image = panel.state.picture.image
+        assert len(panel.state.picture.masks) > 1
         assert bytes_of(image) == bytes_of(garden_scene(seed).image)
         assert panel.picture.value == panel.state.picture.name == panel.picture.options[0]
         seen.add(bytes_of(image))
@@ -416,6 +417,79 @@ def test_upload_and_back(panel):
     assert panel.over.value == uploaded_png
     panel.upload.value = png_file(image)  # the same file once more
     assert error_of(panel) == "" and panel.over.value == uploaded_png
+
+
+def test_the_gardens_model_warns_of_a_photograph_and_another_is_offered(panel, monkeypatch):
+    assert panel.warned.layout.display == "none"
+    panel.upload.value = png_file(Image.new("RGB", (300, 200), "khaki"))
+    assert panel.warned.layout.display is None and "means nothing" in panel.stranger.value
+    asked = []
+    model = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2).eval()
+    loading = lambda name: asked.append((name, panel.message.value)) or model  # noqa: E731
+    monkeypatch.setattr("vitexplain_utils.explorer.state.load_model", loading)
+    panel.photo_model.click()
+    assert panel.photo_model.description == "Use deit_tiny_patch16_224"
+    assert asked[0][0] == "deit_tiny_patch16_224" and "Loading" in asked[0][1]
+    assert panel.warned.layout.display == "none" and panel.message.value.endswith("></div>")
+    assert explore(image=SCENE.image).warned.layout.display is None  # a scene without its masks
+
+
+def test_one_picture_takes_one_thread_and_gives_the_others_back(panel):
+    before, seen = torch.get_num_threads(), []
+    panel.state.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(2)
+        panel.target.value = 1
+        panel.scene.click()
+        assert seen == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_while_the_model_runs_that_is_said(panel, monkeypatch):
+    said, capture = [], ExplorerState.capture
+    monkeypatch.setattr(
+        ExplorerState,
+        "capture",
+        lambda *a, **k: said.append(panel.message.value) or capture(*a, **k),
+    )
+    panel.ratio.value = 0.5
+    assert "Computing" not in said.pop()
+    panel.target.value = 1
+    assert "Computing …" in said.pop() and "Computing" not in panel.message.value
+    panel.target.value = 3
+    assert "Computing" not in said.pop()
+
+
+def test_a_box_on_a_photograph_is_its_right_answer(panel):
+    assert panel.boxed.layout.display == "none"  # a scene has its own
+    panel.upload.value = png_file(SCENE.image)
+    assert panel.boxed.layout.display is None and panel.across.layout.display == "none"
+    assert panel.verdict.value == "<b></b>"
+    rows, cols = np.nonzero(SCENE.masks["leaf"])
+    panel.target.value = 3
+    panel.box_on.value = True
+    assert panel.across.layout.display is None
+    assert "white line: your box" in panel.shown_text.value
+    share = lambda pixel: round(100 * pixel / 96)  # noqa: E731
+    panel.across.value = share(cols.min()), share(cols.max() + 1)
+    panel.down.value = share(rows.min()), share(rows.max() + 1)
+    assert "right. The peak of the map lies on the leaf" in panel.verdict.value
+    line = (np.asarray(panel.state.shown) != pixels(panel.shown)).any(-1)
+    for found, true in zip(np.nonzero(line), (rows, cols), strict=True):
+        assert abs(found.min() / 3.5 - true.min()) < 2 and abs(found.max() / 3.5 - true.max()) < 2
+    panel.across.value = (0, 5)
+    panel.down.value = (0, 5)
+    assert "wrong. The peak of the map lies on the background" in panel.verdict.value
+    panel.box_on.value = False
+    assert panel.verdict.value == "<b></b>"
+    assert np.array_equal(pixels(panel.shown), np.asarray(panel.state.shown))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 0), (100, 100, 100, 100), (0, 0, 100, 100)])
+def test_a_box_is_never_empty(box):
+    mask = box_mask(box, (30, 20))
+    assert mask.shape == (20, 30) and mask.any() and (mask.all() == (box == (0, 0, 100, 100)))
 
 
 def test_another_model(no_hub, deit_tiny, tmp_path, monkeypatch):
@@ -457,9 +531,44 @@ def test_head_maps_are_the_class_tokens_rows():
     torch.testing.assert_close(head_maps(capture, 4), A[:, 0, 1:].reshape(3, 12, 12))
     found = head_maps(capture, 4, weighted=True)
     torch.testing.assert_close(found, (A * G)[:, 0, 1:].clamp(min=0).reshape(3, 12, 12))
+    row = 1 + 12 * 3 + 7  # of the patch in row 3, column 7
+    torch.testing.assert_close(head_maps(capture, 4, patch=43), A[:, row, 1:].reshape(3, 12, 12))
+    found = head_maps(capture, 4, patch=43, weighted=True)
+    torch.testing.assert_close(found, (A * G)[:, row, 1:].clamp(min=0).reshape(3, 12, 12))
     for block in (-1, 6):
         with pytest.raises(ValueError, match="block"):
             head_maps(capture, block)
+    for patch in (-1, 144):
+        with pytest.raises(ValueError, match=r"patch must be in 0 to 143"):
+            head_maps(capture, 4, patch=patch)
+
+
+def test_a_patch_shows_where_it_looks(panel):
+    assert len(panel.patch.options) == 144 and panel.patch.value is None
+    panel.patch.value = 0  # as a click does
+    assert panel.sheet_on.value and panel.from_token.layout.display is None
+    assert panel.sheet.value == panel.state.heads(5, 3, 0).png() != panel.state.heads(5, 3).png()
+    assert "from the patch in row 0, column 0" in panel.sheet.tooltip
+    panel.from_token.click()
+    assert panel.sheet.value == panel.state.heads(5, 3).png()
+    assert panel.from_token.layout.display == "none" and panel.patch.value is None
+
+
+def test_titles_of_heads_do_not_overlap():
+    model = timm.create_model("vit_small_patch16_224", img_size=32, depth=1).eval()
+    state = ExplorerState(model, SCENE)
+    figure = state.heads(0, state.find_class("black and gold garden spider"))
+    figure.png()
+    renderer = figure.canvas.get_renderer()
+    boxes = [ax.title.get_window_extent(renderer) for ax in figure.axes]
+    assert len(boxes) == 12 and "black and gold" in figure.axes[6].get_title()
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_pictures_have_a_text(panel):
+    assert panel.shown.tooltip == panel.state.picture.name
+    assert panel.over.tooltip.startswith("heat map, gradient rollout, for “leaf”")
+    assert panel.over.get_state()["description"] == ""  # or front ends fail on the tooltip
 
 
 # ---- saving
@@ -547,6 +656,31 @@ def test_a_model_that_cannot_be_explained(panel, monkeypatch):
     assert "SwinTransformer" in error_of(panel) and panel.state.model_name == "garden"
     with pytest.raises(ValueError, match="SwinTransformer"):
         explore(swin)
+
+
+def test_no_weights_are_asked_of_a_model_that_cannot_be_explained(no_hub, panel):
+    panel.typed_model.value = "resnet50"
+    assert error_of(panel) == "Model ResNet has no transformer blocks to record."
+
+
+@pytest.mark.parametrize(("text", "value"), [("0,95", 0.95), (" .5", 0.5), ("0.999", 0.999)])
+def test_a_typed_number_may_have_a_comma(panel, text, value):
+    panel.ratio_text.value = text
+    assert panel.ratio.value == panel.choice.discard_ratio == value and error_of(panel) == ""
+    assert panel.ratio_text.value == f"{value:.3f}"
+    panel.ratio.value = 0.25
+    assert panel.ratio_text.value == "0.250"
+    panel.opacity_text.value = "0,3"
+    assert panel.choice.opacity == 0.3 and panel.opacity_text.value == "0.30"
+
+
+@pytest.mark.parametrize("text", ["a lot", "1.5", "-1", "nan", "0,9,5"])
+def test_what_is_no_ratio_is_said(panel, text):
+    panel.ratio.value = 0.9
+    panel.ratio_text.value = text
+    assert "Discard ratio must be a number from 0 to 0.999, got" in error_of(panel)
+    assert panel.ratio.value == panel.choice.discard_ratio == 0.9
+    assert panel.ratio_text.value == "0.900"
 
 
 def test_whatever_is_raised_while_drawing_leaves_the_panel_as_it_was(panel, monkeypatch):
@@ -728,7 +862,7 @@ def test_repr_and_still_picture(panel):
 EVENTS = (
     *("method", "fusion", "ratio", "ratio", "blocks", "mistakes", "colormap", "opacity"),
     *("target", "typed", "picture", "scene", "upload", "broken", "model"),
-    *("sheet_on", "sheet_block"),
+    *("sheet_on", "sheet_block", "patch", "box_on", "across", "ratio_text"),
 )
 
 
@@ -753,6 +887,14 @@ def random_event(panel: Panel, rng: random.Random) -> None:
         panel.upload.value = file("notes.txt", b"no")
     elif name == "model":
         panel.typed_model.value = rng.choice(["deit_tini", "garden"])
+    elif name == "patch":
+        panel.patch.value = rng.choice([None, 0, 143])
+    elif name == "box_on":
+        panel.box_on.value = rng.random() < 0.5
+    elif name == "across":
+        panel.across.value = tuple(sorted(rng.choices(range(101), k=2)))
+    elif name == "ratio_text":
+        panel.ratio_text.value = rng.choice(["0,9", "0.25", "a lot"])
     elif name == "sheet_on":
         panel.sheet_on.value = rng.random() < 0.3
     else:
@@ -796,9 +938,9 @@ def test_five_hundred_events_leave_nothing_behind(panel, monkeypatch):
         if event in (99, 199, 299, 399, 499):
             sizes.append(tensor_bytes())
             counts.append(len(widgets.widgets.widget._instances))
-    expected = ("notes.txt", "deit_tini", "class 8", "tractor", "skimage")
+    expected = ("notes.txt", "deit_tini", "class 8", "tractor", "skimage", "a lot")
     assert all(any(word in error for word in expected) for error in said), said
-    assert any("notes.txt" in error for error in said) and any("tractor" in e for e in said)
+    assert any("notes.txt" in error for error in said) and any("a lot" in e for e in said)
     assert len(set(counts)) == 1
     assert max(sizes[1:]) < sizes[0] + 7_400_000, sizes
     x = preprocess(panel.state.model, panel.state.picture.image)
@@ -807,7 +949,7 @@ def test_five_hundred_events_leave_nothing_behind(panel, monkeypatch):
     top = panel.state.class_of(panel.target.value)
     look = {"colormap": panel.choice.colormap, "opacity": panel.choice.opacity}
     wanted = overlay(fit(panel.state.picture.image), heatmap[0], **look)
-    wanted = outlined(wanted, panel.state.picture.masks.get(top.name))
+    wanted = outlined(wanted, panel.state.answers(panel.choice).get(top.name))
     assert np.array_equal(pixels(panel.over), np.asarray(wanted))
 
 

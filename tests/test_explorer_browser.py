@@ -1,4 +1,4 @@
-"""The explorer in a real browser: Voila serves its notebook, headless Chromium moves the controls.
+"""The explorer in a real browser: Voila, JupyterLab and Notebook serve it, Chromium drives it.
 
 Without Chromium these tests are skipped, or, with VITEXPLAIN_BROWSER=1, they fail.
 """
@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from vitexplain_utils import garden_scene, hero_scene
 from vitexplain_utils.explorer.choice import Choice
 from vitexplain_utils.explorer.state import ExplorerState
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08-interactive-explorer.ipynb"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explorer.ipynb"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
@@ -57,15 +58,21 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        launched = playwright.chromium.launch(
+            executable_path=path, args=FLAGS, ignore_default_args=["--hide-scrollbars"]
+        )
         yield launched
         launched.close()
 
 
-@pytest.fixture(scope="module")
-def address(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Voila, serving a copy of the notebook, with no weights and no network."""
-    folder = tmp_path_factory.mktemp("voila")
+VOILA = ("voila", "explorer.ipynb", "--Voila.ip=127.0.0.1", "--Voila.port_retries=0")
+JUPYTER = ("--ServerApp.token=", "--ServerApp.port_retries=0", "--allow-root", "--no-browser")
+JUPYTER = (*JUPYTER, "--expose-app-in-browser")
+
+
+@contextmanager
+def served(folder: Path, *module: str, ready: str) -> Iterator[str]:
+    """The address of a server of a copy of the notebook, with no weights and no network."""
     shutil.copy(NOTEBOOK, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -73,20 +80,22 @@ def address(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     unset = ("MPLBACKEND", "VITEXPLAIN_WEIGHTS")
     env = {key: value for key, value in os.environ.items() if key not in unset}
     env |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
-    options = ["--no-browser", f"--port={port}", "--Voila.port_retries=0", "--Voila.ip=127.0.0.1"]
-    command = [sys.executable, "-m", "voila", str(folder / NOTEBOOK.name), *options]
-    with (folder / "voila.log").open("w") as log:
+    for kind in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):  # nothing of the reader's own
+        env[f"JUPYTER_{kind}"] = str(folder / kind)
+    env["JUPYTERLAB_SETTINGS_DIR"] = env["JUPYTERLAB_WORKSPACES_DIR"] = str(folder / "lab")
+    command = [sys.executable, "-m", *module, "--no-browser", f"--port={port}"]
+    with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log)
     try:
-        wait_for_server(f"http://127.0.0.1:{port}/voila/static/", server, folder / "voila.log")
-        yield f"http://127.0.0.1:{port}/"
+        wait_for_server(f"http://127.0.0.1:{port}{ready}", server, folder / "server.log")
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(2 * SECONDS)
 
 
 def wait_for_server(url: str, server: subprocess.Popen, log: Path) -> None:
-    for _ in range(2 * SECONDS):
+    for _ in range(4 * SECONDS):
         assert server.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(url, timeout=5).close()
@@ -96,7 +105,13 @@ def wait_for_server(url: str, server: subprocess.Popen, log: Path) -> None:
             return
         except OSError:
             time.sleep(0.5)
-    pytest.fail(f"Voila does not answer: {log.read_text()}")
+    pytest.fail(f"the server does not answer: {log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def address(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tmp_path_factory.mktemp("voila"), *VOILA, ready="/voila/static/") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +142,14 @@ def shown(page: Any, name: str = "over") -> np.ndarray:
 
 
 def wait_for(page: Any, wanted: Image.Image, name: str = "over") -> None:
-    """Until the browser shows these very pixels, in their own size."""
+    """Until the browser shows these very pixels, in their own form, and no larger."""
     end = time.monotonic() + SECONDS
     while not np.array_equal(found := shown(page, name), np.asarray(wanted)):
         assert time.monotonic() < end, f"another picture of shape {found.shape} is shown"
         page.wait_for_timeout(100)
     box = page.locator(f".explorer-{name}").bounding_box()
-    assert (round(box["width"]), round(box["height"])) == wanted.size
+    scale = box["width"] / wanted.width
+    assert scale < 1.001 and abs(box["height"] - scale * wanted.height) < 1
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
@@ -148,6 +164,7 @@ def test_a_session(page, state):
     # It loads.
     wait_for(page, state.draw(Choice()).overlay)
     wait_for(page, state.draw(Choice()).picture, "shown")
+    assert round(page.locator(".explorer-over").bounding_box()["width"]) == 336  # there is room
     assert "right. The peak of the map lies on the leaf" in page.inner_text(".explorer-verdict")
 
     # Another method.
@@ -163,13 +180,19 @@ def test_a_session(page, state):
     for step in range(40):
         page.mouse.move(x + 5 * (step + 1), y)
     page.mouse.up()
-    ratio = float(page.inner_text(".explorer-ratio .widget-readout"))
+    ratio = round(float(handle.get_attribute("aria-valuetext")), 3)
     assert 0.3 < ratio < 0.999
     wait_for(page, state.draw(Choice("rollout", discard_ratio=ratio)).overlay)
     for _ in range(25):  # and with the keyboard, faster than pictures can be drawn
-        handle.press("ArrowRight")
-    ratio = round(ratio + 0.025, 3)
-    assert float(page.inner_text(".explorer-ratio .widget-readout")) == ratio
+        handle.press("ArrowLeft")
+    ratio = round(ratio - 0.25, 3)
+    wait_for(page, state.draw(Choice("rollout", discard_ratio=ratio)).overlay)
+    assert page.get_by_label("discard ratio").input_value() == f"{ratio:.3f}"
+
+    # The ratio, typed with a comma.
+    ratio = 0.95
+    page.get_by_label("discard ratio").fill("0,95")
+    page.get_by_label("discard ratio").press("Enter")
     wait_for(page, state.draw(Choice("rollout", discard_ratio=ratio)).overlay)
 
     # Another class, chosen and typed.
@@ -200,6 +223,15 @@ def test_a_session(page, state):
     page.wait_for_function("document.querySelector('.explorer-sheet').naturalHeight > 200")
     box, natural = page.locator(".explorer-sheet").bounding_box(), shown(page, "sheet").shape
     assert (round(box["height"]), round(box["width"])) == natural[:2]
+
+    # A click on a patch shows where it looks.
+    over = page.locator(".explorer-over").bounding_box()
+    where = {"x": over["x"] + over["width"] * 7.5 / 12, "y": over["y"] + over["height"] * 3.5 / 12}
+    page.mouse.move(**where)
+    page.mouse.click(**where)
+    page.get_by_role("img", name="heads of block 5, from the patch in row 3, column 7").wait_for()
+    sheet = Image.open(io.BytesIO(state.heads(5, 2, 3 * 12 + 7).png())).convert("RGB")
+    wait_for(page, sheet, "sheet")
     page.click(".explorer-sheet-on")
     page.locator(".explorer-sheet").wait_for(state="hidden")
 
@@ -229,13 +261,25 @@ def test_upload_of_a_picture_and_of_a_broken_file(page):
     assert page.inner_text(".explorer-message") == ""
 
 
-@pytest.mark.parametrize("width", [1280, 800])
-def test_nothing_overlaps_or_sticks_out(page, width):
-    page.set_viewport_size({"width": width, "height": 1000})
+CUT = """root => [...root.querySelectorAll('*')].filter(node =>
+    node.clientWidth > 0 && getComputedStyle(node).display !== 'inline'
+    && !node.closest('.slider-container, .explorer-patch, option')
+    && (node.scrollWidth > node.clientWidth || (getComputedStyle(node).overflowY === 'auto'
+        && node.scrollHeight > node.clientHeight))
+).map(node => `${node.className}: ${node.scrollWidth} in ${node.clientWidth}`)"""
+SIZES = [(1400, 900), (1366, 650), (800, 1000), (390, 844)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_is_cut_overlaps_or_sticks_out(page, size):
+    width, height = size
+    page.set_viewport_size({"width": width, "height": height})
     page.wait_for_timeout(500)
+    assert page.locator(".explorer").evaluate(CUT) == []
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
     names = (
-        "shown over shown-text over-text verdict model typed-model picture scene upload "
-        "target typed method mistakes fusion ratio blocks colormap opacity png gif page "
+        "shown over shown-text over-text verdict model typed-model picture scene upload target "
+        "typed method mistakes fusion ratio ratio-text blocks colormap opacity png gif page "
         "sheet-on sheet-block"
     )
     boxes = {name: page.locator(f".explorer-{name}").bounding_box() for name in names.split()}
@@ -249,6 +293,36 @@ def test_nothing_overlaps_or_sticks_out(page, width):
                 or its["y"] + its["height"] <= box["y"] + 1
             )
             assert name == other or apart, (name, box, other, its)
-    cut = "node => node.scrollWidth > node.clientWidth"
-    for label in page.locator(".widget-label:visible").all():
-        assert not label.evaluate(cut), f"{label.inner_text()!r} is cut off"
+    first = ("over", "verdict", "target", "method", "ratio")  # fit on the screen together
+    assert max(boxes[n]["y"] + boxes[n]["height"] for n in first) - boxes["shown"]["y"] < height
+
+
+def test_what_is_not_seen_has_a_name(page):
+    page.get_by_role("img", name="heat map, gradient rollout").wait_for()
+    for name in ("class", "method", "discard ratio", "opacity", "picture", "model", "colour map"):
+        assert page.get_by_label(name, exact=True).count() == 1, name
+
+
+@pytest.mark.parametrize(
+    ("front_end", "path"), [("jupyterlab", "/lab/tree/"), ("notebook", "/notebooks/")]
+)
+def test_other_front_ends(chromium, state, tmp_path, front_end, path):
+    pytest.importorskip(front_end)
+    said: list[str] = []
+    with served(tmp_path, front_end, *JUPYTER, ready="/api") as address:
+        page = chromium.new_page(viewport={"width": 1366, "height": 900})
+        page.set_default_timeout(1000 * SECONDS)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        page.goto(f"{address}{path}{NOTEBOOK.name}", timeout=1000 * 240)
+        page.locator(".jp-CodeCell").first.wait_for()
+        page.evaluate("jupyterapp.serviceManager.ready")
+        page.wait_for_function("jupyterapp.shell.currentWidget?.sessionContext?.isReady")
+        said.clear()  # what a front end says while it starts is its own
+        page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+        wait_for(page, state.draw(Choice()).overlay)
+        page.select_option(".explorer-method select", label="rollout")
+        wait_for(page, state.draw(Choice("rollout")).overlay)
+        assert page.locator(".explorer").evaluate(CUT) == []
+        page.close()
+    assert said == []

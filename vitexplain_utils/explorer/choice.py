@@ -30,6 +30,8 @@ class Choice:
         mistakes: gradient rollout with vit-explain's three mistakes.
         colormap: as in `overlay`.
         opacity: as in `overlay`.
+        box: left, top, right and bottom of the thing asked about, in percent of the picture, as a
+            reader drew it; None where no box is drawn.
     """
 
     method: str = "gradient_rollout"
@@ -40,6 +42,7 @@ class Choice:
     mistakes: bool = False
     colormap: str = "plasma"
     opacity: float = 0.8
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def rule(self) -> Method:

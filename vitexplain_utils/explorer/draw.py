@@ -55,6 +55,29 @@ def outline(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(wide) > np.asarray(narrow)
 
 
+def box_mask(box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
+    """A box as a mask.
+
+    Args:
+        box: left, top, right and bottom, in percent.
+        size: the picture's width and height.
+
+    Returns:
+        Bool `[height, width]`, of at least one pixel.
+
+    Example:
+        >>> box_mask((50, 0, 100, 50), (4, 4)).astype(int).tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    """
+    (left, right), (top, bottom) = (
+        (min(n * low // 100, n - 1), n * high // 100)
+        for n, low, high in zip(size, box[:2], box[2:], strict=True)
+    )
+    mask = np.zeros(size[::-1], dtype=bool)
+    mask[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+    return mask
+
+
 def with_line(image: Image.Image, line: np.ndarray | None) -> Image.Image:
     """The picture with a white line where `line`, bool `[height, width]`, says."""
     if line is None:
@@ -110,19 +133,22 @@ def thing_named(masks: Mapping[str, np.ndarray], name: str) -> str | None:
     return next((word for word in name.split(", ") if word in masks), None)
 
 
-def head_maps(capture: Capture, block: int, *, weighted: bool = False) -> Tensor:
-    """Where each head of a block looks from the tokens that the model's head reads.
+def head_maps(
+    capture: Capture, block: int, *, weighted: bool = False, patch: int | None = None
+) -> Tensor:
+    """Where each head of a block looks from the tokens that the model's head reads, or a patch.
 
     Args:
         capture: one image's capture.
         block: which block.
+        patch: the patch it looks from, counted along the rows; None is what the head reads.
         weighted: times the gradient, negatives set to 0: what of it speaks for the class.
 
     Returns:
         `[H, rows, cols]`.
 
     Raises:
-        ValueError: no such block, or `weighted` without a gradient.
+        ValueError: no such block or patch, or `weighted` without a gradient.
 
     Example:
         >>> from vitexplain_utils import capture_attention, hero_scene, load_model, preprocess
@@ -137,6 +163,11 @@ def head_maps(capture: Capture, block: int, *, weighted: bool = False) -> Tensor
     matrices = call.attention()  # [1, H, T, T]
     if weighted:
         matrices = (matrices * call.gradient()).clamp(min=0)
-    # A pool's heads are not the block's: their mean is where each of the block's heads starts.
-    row = METHODS["last_attention"].start(capture)  # [1, T]
-    return capture.grid.to_grid((row @ matrices[0])[:, 0])  # [H, 1, T] -> [H, rows, cols]
+    if patch is None:
+        # A pool's heads are not the block's: their mean is where each of the block's heads starts.
+        row = METHODS["last_attention"].start(capture)  # [1, T]
+        return capture.grid.to_grid((row @ matrices[0])[:, 0])  # [H, 1, T] -> [H, rows, cols]
+    count = capture.grid.rows * capture.grid.cols
+    if not 0 <= patch < count:
+        raise ValueError(f"patch must be in 0 to {count - 1}, got {patch!r}")
+    return capture.grid.to_grid(matrices[0, :, capture.grid.prefix + patch])

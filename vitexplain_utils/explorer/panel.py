@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 from PIL import Image
 from torch import nn
 
@@ -22,7 +24,7 @@ from ..methods import METHODS
 from ..models.classes import short_name
 from ..show import save_gif, write_whole
 from .choice import Choice, settings_of
-from .controls import MODELS, Controls, colour_scale, show_image, show_sheet
+from .controls import MODELS, PHOTO_MODEL, Controls, colour_scale, show_image, show_png
 from .draw import thing_named
 from .page import save_page
 from .pictures import Picture, gallery, new_scenes, uploaded
@@ -73,8 +75,9 @@ class Panel(Controls):
 
     def _listen(self) -> None:
         looks = (self.colormap, self.opacity, self.sheet_on, self.sheet_block)
+        answers = (self.box_on, self.across, self.down)
         computes = (self.target, self.method, self.mistakes, self.fusion, self.ratio, self.blocks)
-        for control in (*looks, *computes):
+        for control in (*looks, *answers, *computes):
             control.observe(lambda _: None if self._quiet else self._soon(), "value")
         for control, act in (
             (self.model, self._use_model),
@@ -82,8 +85,15 @@ class Panel(Controls):
             (self.picture, self._use_named),
             (self.typed, self._ask),
             (self.upload, self._use_files),
+            (self.patch, self._look_from),
+            (self.ratio_text, partial(self._type, "discard ratio", self.ratio)),
+            (self.opacity_text, partial(self._type, "opacity", self.opacity)),
         ):
             control.observe(self._when_changed(act), "value")
+        self.ratio.observe(lambda _: self._write_numbers(), "value")
+        self.opacity.observe(lambda _: self._write_numbers(), "value")
+        self.photo_model.on_click(lambda _: self._safely(lambda: self._use_model(PHOTO_MODEL)))
+        self.from_token.on_click(lambda _: self._safely(lambda: self._look_from(None)))
         self.scene.on_click(lambda _: self._safely(self._use_new_scene))
         self.png.on_click(lambda _: self._safely(self._save_png))
         self.gif.on_click(lambda _: self._safely(self._save_gif))
@@ -91,7 +101,7 @@ class Panel(Controls):
 
     def _when_changed(self, act: Callable[[Any], None]) -> Callable[[dict[str, Any]], None]:
         def changed(change: dict[str, Any]) -> None:
-            if not self._quiet and change["new"]:
+            if not self._quiet and change["new"] not in ("", (), None):
                 self._safely(lambda: act(change["new"]))
 
         return changed
@@ -108,6 +118,13 @@ class Panel(Controls):
             self.say(sentence(error), error=True)
 
     @contextmanager
+    def _saying(self, text: str) -> Iterator[None]:
+        """Say something while something is done, and take it back after that."""
+        self.say(text)
+        yield
+        self.say("")
+
+    @contextmanager
     def _quietly(self) -> Iterator[None]:
         """Set controls without that being taken for a wish of the reader's."""
         before, self._quiet = self._quiet, True
@@ -117,10 +134,9 @@ class Panel(Controls):
             self._quiet = before
 
     def _use_model(self, name: str) -> None:
-        self.say(f"Loading {name.strip()} …")
-        self.state.use(model=name.strip())
+        with self._saying(f"Loading {name.strip()} …"):
+            self.state.use(model=name.strip())
         self._show(replace(self._chosen(), target=None, blocks=None))
-        self.say("")
 
     def _use_named(self, name: str) -> None:
         self._use(self._own if name == self._own.name else self._gallery[name]())
@@ -139,15 +155,31 @@ class Panel(Controls):
             raise
 
     def _use(self, picture: Picture) -> None:
-        self.state.use(picture=picture)
+        with self._saying("Computing …"):
+            self.state.use(picture=picture)
         self._show(replace(self._chosen(), target=None))
 
     def _ask(self, text: str) -> None:
         self._show(replace(self._chosen(), target=self.state.find_class(text)))
 
+    def _type(self, name: str, slider: widgets.FloatSlider, text: str) -> None:
+        slider.value = number(name, text, slider.max)
+        self._write_numbers()
+
+    def _write_numbers(self) -> None:
+        with self._quietly():
+            self.ratio_text.value = f"{self.ratio.value:.3f}"
+            self.opacity_text.value = f"{self.opacity.value:.2f}"
+
+    def _look_from(self, patch: int | None) -> None:
+        """Show each head's attention from a patch; None is from the class token again."""
+        with self._quietly():
+            self.patch.value, self.sheet_on.value = patch, True
+        self._soon()
+
     def _chosen(self) -> Choice:
         """What the controls say."""
-        blocks = self.blocks.value
+        blocks, (left, right), (top, bottom) = self.blocks.value, self.across.value, self.down.value
         return Choice(
             method=self.method.value,
             head_fusion=self.fusion.value,
@@ -157,6 +189,7 @@ class Panel(Controls):
             mistakes=self.mistakes.value,
             colormap=self.colormap.value,
             opacity=round(self.opacity.value, 2),
+            box=(left, top, right, bottom) if self.box_on.value else None,
         )
 
     def _show(self, choice: Choice) -> None:
@@ -187,7 +220,8 @@ class Panel(Controls):
             self.method.options = [(METHODS[name].label, name) for name in state.methods]
             if self.sheet_block.max != last:  # another model; most readers ask for the last block
                 self.sheet_block.max = self.blocks.max = self.sheet_block.value = last
-            self.blocks.description = f"blocks, 0 to {last}"
+            self.blocks.description = f"blocks 0 to {last}"
+            self._put_patches()
             self.sheet_on.description = f"Heads of block, 0 to {last}"
             self.blocks.value = choice.blocks or (0, last)
             self.method.value, self.mistakes.value = choice.method, choice.mistakes
@@ -195,6 +229,19 @@ class Panel(Controls):
             self.colormap.value, self.opacity.value = choice.colormap, choice.opacity
             self.typed.value = self.typed_model.value = ""
             self.upload.value = ()  # so that the same file can be given once more
+
+        self._write_numbers()
+
+    def _put_patches(self) -> None:
+        """One button for each patch, over the map."""
+        rows, cols = self.state.grid.rows, self.state.grid.cols
+        names = [f"patch in row {row}, column {col}" for row in range(rows) for col in range(cols)]
+        options = [(name, index) for index, name in enumerate(names)]
+        if list(self.patch.options) != options:
+            self.patch.options, self.patch.value = options, None
+            self.patch.layout.display = "grid"
+            self.patch.layout.grid_template_columns = f"repeat({cols}, 1fr)"
+            self.patch.layout.grid_template_rows = f"repeat({rows}, 1fr)"
 
     def _class_options(self, target: int | None) -> list[tuple[str, int | None]]:
         tops = self.state.classes[:_TOP]
@@ -206,13 +253,16 @@ class Panel(Controls):
 
     def _paint(self, choice: Choice) -> None:
         """Draw a choice into the panel."""
-        state, drawn = self.state, self.state.draw(choice)
+        state = self.state
+        with self._saying("" if state.is_kept(choice) else "Computing …"):
+            drawn = state.draw(choice)
         self.choice, self.drawn = choice, drawn
         top = state.class_of(choice.target)
-        if self._is_new("shown", state.picture, top and top.name):
-            show_image(self.shown, drawn.picture)
-        show_image(self.over, drawn.overlay)
-        thing = None if top is None else thing_named(state.picture.masks, top.name)
+        if self._is_new("shown", state.picture, top and top.name, choice.box):
+            show_image(self.shown, drawn.picture, state.picture.name)
+        show_image(self.over, drawn.overlay, f"heat map, {self._title()}")
+        thing = None if top is None else thing_named(state.answers(choice), top.name)
+        thing = "your box" if thing and not state.picture.masks else thing
         line = f"; white line: {thing}" if thing else ""
         self.shown_text.value = _small(html.escape(state.picture.name + line))
         scale = colour_scale(choice.colormap, float(drawn.heatmap.max()))
@@ -220,22 +270,29 @@ class Panel(Controls):
         self.verdict.value = f"<b>{html.escape(drawn.verdict)}</b>"
         self.note.value = html.escape(note(choice, state.blocks))
         self._enable(settings_of(choice))
+        self.warned.layout.display = None if state.is_stranger else "none"
+        self.boxed.layout.display = "none" if state.picture.masks else None
+        self.across.layout.display = self.down.layout.display = None if choice.box else "none"
         self._paint_heads(choice.target)
 
     def _enable(self, own: set[str]) -> None:
         """Grey out the settings that the method does not have."""
         self.fusion.disabled = "head_fusion" not in own
         self.ratio.disabled = self.gif.disabled = "discard_ratio" not in own
+        self.ratio_text.disabled = self.ratio.disabled
         self.blocks.disabled = "blocks" not in own
         self.mistakes.disabled = "mistakes" not in own or not self.state.can_mistake
         self.target.disabled = self.typed.disabled = not self.state.classes
 
     def _paint_heads(self, target: int | None) -> None:
-        on, block = self.sheet_on.value, self.sheet_block.value
-        made_of = (self.state.model, self.state.picture, target, block)
+        on, block, patch = self.sheet_on.value, self.sheet_block.value, self.patch.value
+        made_of = (self.state.model, self.state.picture, target, block, patch)
         if on and self._is_new("sheet", *made_of):
-            show_sheet(self.sheet, self.state.heads(block, target).png())
+            origin = "" if patch is None else f", from the {self.patch.label}"
+            text = f"heads of block {block}{origin}"
+            show_png(self.sheet, self.state.heads(block, target, patch).png(), text)
         self.sheet.layout.display = None if on else "none"
+        self.from_token.layout.display = None if on and patch is not None else "none"
 
     def _is_new(self, what: str, *made_of: Any) -> bool:
         """Whether a picture is made of something else than when this was asked before."""
@@ -317,6 +374,22 @@ def sentence(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = text if len(text) <= 400 else f"{text[:400]} …"
     return text[0].upper() + text[1:] + ("" if text.endswith((".", "?", "!", "…")) else ".")
+
+
+def number(name: str, text: str, highest: float) -> float:
+    """A typed number from 0 to `highest`, with a point or a comma.
+
+    Example:
+        >>> number("discard ratio", "0,95", 0.999)
+        0.95
+    """
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        value = -1
+    if not 0 <= value <= highest:
+        raise ValueError(f"{name} must be a number from 0 to {highest:g}, got {text!r}")
+    return value
 
 
 def _small(content: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
+from typing import Any
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -27,7 +30,7 @@ from ..models import (
 from ..models.classes import short_name
 from ..show import Figure, overlay, show_maps, sweep_frames
 from .choice import Choice, explored, heatmap_for
-from .draw import fit, head_maps, outline, thing_named, verdict, with_line
+from .draw import box_mask, fit, head_maps, outline, thing_named, verdict, with_line
 from .pictures import Picture, picture_of
 
 RATIOS = [1 - 0.5 ** (step / 2) for step in range(20)]  # in two frames, half of what was kept goes
@@ -80,11 +83,12 @@ class ExplorerState:
 
     def use(self, *, model: str | nn.Module | None = None, picture: Picture | None = None) -> None:
         """Change to another model or picture; if that fails, all stays as it was."""
-        new: nn.Module = load_model(model) if isinstance(model, str) else model or self.model
+        new: nn.Module = _load(model) if isinstance(model, str) else model or self.model
         picture = picture or self.picture
         asks = library_of(new).classes != 0
-        capture = capture_attention(new, preprocess(new, picture.image), gradient=asks)
-        METHODS["last_attention"].heatmap(capture)  # fails here if no map can start anywhere
+        with one_thread():
+            capture = capture_attention(new, preprocess(new, picture.image), gradient=asks)
+            METHODS["last_attention"].heatmap(capture)  # fails here if no map can start anywhere
         classes = top_classes(new, capture.logits, capture.logits.shape[1])[0] if asks else []
         shown = fit(picture.image)
         if model is not None:
@@ -93,10 +97,15 @@ class ExplorerState:
             self.model_name = model if isinstance(model, str) else _name_of(new)
             self.blocks = len(capture.blocks)
         self.picture, self.shown, self.classes = picture, shown, classes
-        self.logits = capture.logits
-        self._lines: dict[str, np.ndarray] = {}  # outlines already drawn
+        self.logits, self.grid = capture.logits, capture.grid
+        self._line: tuple[Any, np.ndarray | None] = (None, None)  # the latest outline
         self.predicted = classes[0].index if classes else None
-        self.captures.get((self.model, picture, self.predicted, True, 1), lambda: capture)
+        self.captures.get(self._key(None), lambda: capture)
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether the model is the garden's and the picture is none of its scenes."""
+        return self.model_name == "garden" and not self.picture.masks
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -136,6 +145,7 @@ class ExplorerState:
         """The capture of the picture for a class: made once and kept."""
         index = self.predicted if target is None else target
 
+        @one_thread()
         def make() -> Capture:
             x = preprocess(self.model, self.picture.image)
             return capture_attention(
@@ -147,8 +157,15 @@ class ExplorerState:
                 steps=steps,
             )
 
-        key = (self.model, self.picture, index, hold_attention, steps)
-        return self.captures.get(key, make)
+        return self.captures.get(self._key(index, hold_attention, steps), make)
+
+    def _key(self, index: int | None, hold_attention: bool = True, steps: int = 1) -> Hashable:
+        index = self.predicted if index is None else index
+        return self.model, self.picture, index, hold_attention, steps
+
+    def is_kept(self, choice: Choice) -> bool:
+        """Whether a choice can be drawn without running the model."""
+        return self._key(choice.target, **choice.rule.capture_settings) in self.captures
 
     def capture_for(self, choice: Choice) -> Capture:
         """The capture that a choice's method wants."""
@@ -160,8 +177,8 @@ class ExplorerState:
         with one_thread():
             heatmap = heatmap_for(capture, choice)
         top = self.class_of(choice.target)
-        masks = self.picture.masks
-        line = None if top is None else self._outline(top.name)
+        masks = self.answers(choice)
+        line = None if top is None else self._outline(masks, top.name, choice.box)
         over = overlay(self.shown, heatmap[0], colormap=choice.colormap, opacity=choice.opacity)
         return Drawn(
             picture=with_line(self.shown, line),
@@ -170,25 +187,44 @@ class ExplorerState:
             verdict="" if top is None else verdict(heatmap, masks, top.name),
         )
 
-    def _outline(self, name: str) -> np.ndarray | None:
-        thing = thing_named(self.picture.masks, name)
-        if thing is not None and thing not in self._lines:
-            self._lines[thing] = outline(self.picture.masks[thing], self.shown.size)
-        return self._lines.get(thing or "")
+    def answers(self, choice: Choice) -> Mapping[str, np.ndarray]:
+        """Where things are, by the scene or by the reader's box; empty where nobody knows."""
+        top = self.class_of(choice.target)
+        if self.picture.masks or choice.box is None or top is None:
+            return self.picture.masks
+        return {short_name(top.name): box_mask(choice.box, self.shown.size)}
 
-    def heads(self, block: int, target: int | None = None) -> Figure:
-        """A sheet of one block: where each head looks, then what of it speaks for the class."""
+    def _outline(self, masks: Mapping[str, np.ndarray], name: str, box: Any) -> np.ndarray | None:
+        thing = thing_named(masks, name)
+        if thing is None:
+            return None
+        if self._line[0] != (thing, box):
+            self._line = (thing, box), outline(masks[thing], self.shown.size)
+        return self._line[1]
+
+    def heads(self, block: int, target: int | None = None, patch: int | None = None) -> Figure:
+        """A sheet of one block: where each head looks, then what of it speaks for the class.
+
+        With a `patch`, as in `head_maps`: where each head looks from there, and a line around it.
+        """
         capture, top = self.capture(target), self.class_of(target)
-        maps = head_maps(capture, block)
-        count = len(maps)
+        maps = head_maps(capture, block, patch=patch)
+        count, mask = len(maps), None
         titles = [f"head {head}" for head in range(count)]
-        mask = None
-        if top is not None:
+        if patch is not None:
+            mask = np.arange(self.grid.rows * self.grid.cols) == patch
+            mask = mask.reshape(self.grid.rows, self.grid.cols).repeat(8, 0).repeat(8, 1)
+        elif top is not None:
             maps = torch.cat([maps, head_maps(capture, block, weighted=True)])
-            titles += [f"head {head}, for {short_name(top.name)}" for head in range(count)]
-            mask = self.picture.masks.get(thing_named(self.picture.masks, top.name) or "")
+            name = shorten(short_name(top.name), 20, placeholder=" …")  # or titles would overlap
+            titles += [f"head {head},\nfor {name}" for head in range(count)]
+            mask = self._thing_mask(top.name)
         columns = next(n for n in (6, 5, 4, 3, 2, 1) if count % n == 0)
         return show_maps(self.shown, maps, titles, columns=columns, size=1.7, mask=mask)
+
+    def _thing_mask(self, name: str) -> np.ndarray | None:
+        thing = thing_named(self.picture.masks, name)
+        return None if thing is None else self.picture.masks[thing]
 
     def film(self, choice: Choice) -> list[Image.Image]:
         """The frames of a sweep over discard ratios, with all else as chosen."""
@@ -220,6 +256,9 @@ class Captures:
             self._kept.popitem(last=False)
         return self._kept[key]
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
     def clear(self) -> None:
         """Forget all."""
         self._kept.clear()
@@ -237,8 +276,8 @@ class Captures:
 def one_thread() -> Iterator[None]:
     """Let torch compute on one core.
 
-    Matrices this small gain nothing by two, and lose much where another process, such as the
-    browser, keeps one of the cores busy: every operation would wait for it.
+    One picture gains little by two, and loses much where another process, such as the browser,
+    keeps one of the cores busy: every operation would wait for it.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -246,6 +285,17 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _load(name: str) -> nn.Module:
+    """As `load_model`; but no weights are asked for where the model cannot be explained."""
+    try:
+        return load_model(name)
+    except FileNotFoundError:
+        if timm.is_model(name.split(".")[0]):
+            with torch.device("meta"):  # its layers, without numbers in them
+                library_of(timm.create_model(name)).block_modules()
+        raise
 
 
 def _name_of(model: nn.Module) -> str:

@@ -41,28 +41,32 @@ def still(
         ax.imshow(np.asarray(picture))
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
-    for place, row in enumerate(rows):
-        _draw_row(panel, -place, leaves(row))
-    panel.set(xlim=(0, 1), ylim=(0.5 - len(rows), 0.5))
+    shown = [leaves(row) for row in rows if leaves(row)]
+    for place, row in enumerate(shown):
+        _draw_row(panel, -place, row)
+    panel.set(xlim=(0, 1), ylim=(0.5 - len(shown), 0.5))
     panel.set_axis_off()
     return figure
 
 
 def leaves(widget: widgets.Widget) -> list[widgets.Widget]:
-    """The widgets within boxes within boxes.
+    """The widgets to be seen within boxes within boxes.
 
     Example:
         >>> len(leaves(widgets.VBox([widgets.Label(), widgets.HBox([widgets.Label()])])))
         2
     """
+    if widget.layout.display == "none":
+        return []
     if isinstance(widget, widgets.Box):
         return [leaf for child in widget.children for leaf in leaves(child)]
     return [widget]
 
 
 def _draw_row(ax: Any, y: float, row: list[widgets.Widget]) -> None:
-    first, within = row[0], [leaf for leaf in row if not isinstance(leaf, widgets.Label)]
-    named = isinstance(first, (widgets.Dropdown, widgets.FloatSlider, widgets.IntRangeSlider))
+    first = row[0]
+    within = [leaf for leaf in row if type(leaf) not in (widgets.Label, widgets.Text)]
+    named = isinstance(first, (widgets.Dropdown, widgets.Text, widgets.IntRangeSlider))
     label = first.value if isinstance(first, widgets.Label) else first.description if named else ""
     shade = "0.7" if within[0].disabled else "black"
     if label:
