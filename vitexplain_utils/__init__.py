@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .capture import Capture, capture_attention
+    from .dreaming import dream
     from .explanation import Explanation, discard_sweep, explain
     from .explorer import explore, save_page
     from .garden import garden_scene, hero_scene
@@ -22,6 +23,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "capture": ("Capture", "capture_attention"),
+    "dreaming": ("dream",),
     "explanation": ("Explanation", "discard_sweep", "explain"),
     "explorer": ("explore", "save_page"),
     "garden": ("garden_scene", "hero_scene"),
@@ -40,6 +42,7 @@ __all__ = [
     "capture_attention",
     "class_index",
     "discard_sweep",
+    "dream",
     "evaluate_methods",
     "explain",
     "explore",
