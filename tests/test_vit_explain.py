@@ -9,6 +9,7 @@ from reference import array, gradient_blocks, naive_fuse, naive_matmul, softmax_
 
 from vitexplain_utils.methods import (
     MISTAKES,
+    VitExplain,
     gradient_rollout,
     mistaken_gradient_rollout,
     pre_softmax_gradient,
@@ -56,6 +57,15 @@ def test_each_equals_a_loop(mistakes):
             mistakes,
         )
         np.testing.assert_allclose(array(row[image]), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mistakes", SOME, ids="+".join)
+def test_the_method_is_the_function_on_a_capture(mistakes, tiny, tiny_x):
+    method = VitExplain(mistakes=tuple(mistakes))
+    capture = method.capture(tiny, tiny_x, target=3)
+    attention = [call.attention() for call in capture.blocks]
+    row = mistaken_gradient_rollout(attention, [b.gradient() for b in capture.blocks], mistakes)
+    torch.testing.assert_close(method.heatmap(capture), capture.grid.to_grid(row))
 
 
 def test_without_mistakes_it_is_gradient_rollout():

@@ -155,7 +155,7 @@ def main() -> None:
             mine = [one for whose, one in sample if whose == module]
             asked = [one for one in mine if (module, one[1]) not in EQUIVALENT]
             loop = Loop(ROOT / module, asked)
-            files = [str(ROOT / "tests" / f"test_{name}.py") for name in tests[module]]
+            files = [str(ROOT / "tests" / f"{name}.py") for name in tests[module]]
             if asked:
                 pytest.main([*OPTIONS, *files], plugins=[loop])
             fates += loop.fates + Counter(equivalent=len(mine) - len(asked))
