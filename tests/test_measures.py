@@ -271,6 +271,11 @@ HALF_EMPTY = MASK & torch.tensor([True, False])[:, None, None]
         (MAP, ~MASK, r"mask must mark at least one pixel.*\[0, 1\] of 2"),
         (MAP, HALF_EMPTY, r"mask must mark at least one pixel.*\[1\] of 2"),
         (-MAP, MASK, r"heatmap must be finite and non-negative, got -1\.0"),
+        (
+            MAP * torch.tensor([[1, 1], [1, -1]]),
+            MASK,
+            r"heatmap must be finite and non-negative, got -",
+        ),
         (MAP * float("nan"), MASK, "heatmap must be finite.*got nan"),
         (MAP * float("inf"), MASK, "heatmap must be finite.*got inf"),
         (MAP.numpy(), MASK, "heatmap must be a tensor, got ndarray"),

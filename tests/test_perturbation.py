@@ -436,7 +436,9 @@ def test_errors_of_models(tiny, tiny_x):
     with pytest.raises(ValueError, match="output is not finite"):
         deletion_insertion(tiny, tiny_x, MAPS, 0)
     tiny.reset_classifier(0)
-    with pytest.raises(ValueError, match="VisionTransformer has no classifier"):
+    with pytest.raises(
+        ValueError, match="VisionTransformer has no classifier, so it has no target"
+    ):
         deletion_insertion(tiny, tiny_x, MAPS, 0)
 
 

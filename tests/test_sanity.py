@@ -46,6 +46,8 @@ def test_rank_correlation_sees_the_order_alone():
     assert rank_correlation(heatmap, heatmap.exp()).tolist() == pytest.approx([1] * 3)
     assert rank_correlation(heatmap, -heatmap).tolist() == pytest.approx([-1] * 3)
     assert rank_correlation(heatmap, torch.ones(3, 4, 5)).tolist() == [0] * 3
+    order = heatmap.flatten(1).argsort(1).argsort(1).view(3, 4, 5)  # whole numbers
+    assert rank_correlation(heatmap, order).tolist() == pytest.approx([1] * 3)
 
 
 def test_rank_correlation_is_never_beyond_one():
