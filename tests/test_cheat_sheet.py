@@ -26,7 +26,8 @@ def api() -> str:
 def test_its_ten_lines_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scene = hero_scene(4)
-    names = {**vars(vitexplain_utils), **vars(truth), "image": scene.image}
+    names = {name: getattr(vitexplain_utils, name) for name in vitexplain_utils.__all__}
+    names |= {**vars(truth), "image": scene.image}
     names["mask"] = torch.from_numpy(scene.masks["bee"])[None]
     assert len(api().splitlines()) == 10
     exec(api(), names)

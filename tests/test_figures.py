@@ -169,6 +169,19 @@ def test_png_is_the_same_every_time_and_close_to_the_figure():
     assert len(content) < 0.6 * len(exact.getvalue())
 
 
+def test_webp_has_twice_the_pixels_and_all_colours():
+    def make() -> Figure:
+        return show_pictures([SCENE], ["scene"])
+
+    assert make().webp() == make().webp()
+    small, large = (Image.open(io.BytesIO(found)) for found in (make().png(), make().webp()))
+    assert large.format == "WEBP" and large.size == (2 * small.width, 2 * small.height)
+    exact = io.BytesIO()
+    make().savefig(exact, format="png", dpi=180)
+    off = np.asarray(large).astype(int) - np.asarray(Image.open(exact).convert("RGB"))
+    assert abs(off).mean() < 3
+
+
 @pytest.mark.parametrize("x", [[0.0, 0.5, 0.9], ["head", "block 1", "block 0"]])
 def test_curves(x):
     curves = {"one": [0.1, 0.2, 0.3], "two": torch.tensor([1.0, 0.5, 0.0])}

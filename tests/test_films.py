@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from vitexplain_utils import hero_scene, overlay, save_gif
-from vitexplain_utils.show import enlarge, films, label_frame, sweep_frames
+from vitexplain_utils.show import enlarge, films, label_frame, save_webp, sweep_frames
 
 pytestmark = pytest.mark.slow
 
@@ -184,6 +185,33 @@ def test_frames_that_are_not_pictures(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         save_gif(plain("red"), tmp_path / "nowhere" / "a.gif")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_webp_has_all_frames_in_their_colours(tmp_path):
+    colours = ["black", "white", "white", "blue"]
+    path = save_webp(plain(*colours), tmp_path / "a.webp", duration=70, loop=3)
+    found = Image.open(io.BytesIO(path.read_bytes()))
+    assert found.info["loop"] == 3
+    shown = []
+    for index in range(found.n_frames):
+        found.seek(index)
+        picture = np.asarray(found.convert("RGB")).astype(int)
+        shown += [picture] * (found.info["duration"] // 70)  # two alike are one
+    assert abs(np.stack(shown) - pixels(plain(*colours))).max() <= 4
+
+
+def test_webp_is_smaller_than_the_gif_and_the_same_every_time(frames, tmp_path):
+    one, two = (save_webp(frames, tmp_path / name).read_bytes() for name in ("a.webp", "b.webp"))
+    assert one == two
+    assert 2 * len(one) < save_gif(frames, tmp_path / "a.gif").stat().st_size
+    with pytest.raises(ValueError, match=r"\d+ bytes, more than max_bytes=999"):
+        save_webp(frames, tmp_path / "c.webp", max_bytes=999)
+    for name, named in (("d.gif", "must end in .webp"), ("no/d.webp", "no")):
+        with pytest.raises((ValueError, FileNotFoundError), match=named):
+            save_webp(frames, tmp_path / name)
+    with pytest.raises(ValueError, match="quality"):
+        save_webp(frames, tmp_path / "e.webp", quality=0)
+    assert sorted(found.suffix for found in tmp_path.iterdir()) == [".gif", ".webp", ".webp"]
 
 
 @pytest.mark.parametrize("size", [(96, 96), (300, 200), (640, 480)])

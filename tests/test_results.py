@@ -24,6 +24,11 @@ TRUTH = (
     "mistake: reversed_blocks", "mistake: columns", "all three mistakes, discard 0.9",
     "baseline: edge", "baseline: centre", "baseline: noise", "baseline: constant",
 )  # fmt: skip
+HEADLINE = (
+    "attribution", "attribution, last block alone", "gradient rollout", "relevance",
+    "gradient rollout, plain gradient", "all three mistakes, discard 0.9", "Grad-CAM, last block",
+    "rollout, max, discard 0.9", "rollout", "baseline: constant",
+)  # fmt: skip
 HEARD = (
     "attribution", "gradient rollout", "relevance", "rollout", "rollout, max, discard 0.9",
     "last attention", "all three mistakes", "baseline: edge",
@@ -81,6 +86,17 @@ def text_of(number: int) -> str:
 @pytest.mark.parametrize("row", TRUTH)
 def test_readme_has_the_marks_of_all_kinds_of_pictures(row):
     assert truth_line(row) in readme()
+
+
+@pytest.mark.parametrize("row", HEADLINE)
+def test_readme_has_the_headline(row):
+    cells = [shown(mark(asked, row, "energy inside")) for asked in SETS]
+    assert f"| {row} | {' | '.join(cells)} |\n" in readme()
+    counts = [f"{sets()[asked]['questions']:,}" for asked in SETS]
+    assert (
+        f"{counts[0]} questions about generated scenes, and of {counts[1]}, {counts[2]} and "
+        in (readme())
+    )
 
 
 @pytest.mark.parametrize("row", HEARD)

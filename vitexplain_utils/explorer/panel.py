@@ -22,7 +22,7 @@ from torch import nn
 from ..garden import Scene
 from ..methods import METHODS
 from ..models.classes import short_name
-from ..show import save_gif, write_whole
+from ..show import Figure, save_gif, write_whole
 from .choice import Choice, settings_of
 from .controls import MODELS, PHOTO_MODEL, Controls, colour_scale, show_image, show_png
 from .draw import thing_named
@@ -69,9 +69,14 @@ class Panel(Controls):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and for a page that has no kernel a still picture of it."""
         bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        return {**bundle, "image/png": self.still().png()}
+
+    def still(self) -> Figure:
+        """The panel as it stands, pictures and controls, as one picture."""
+        self._soon.now()
         pictures = [self.drawn.picture, self.drawn.overlay]
         titles = [self.state.picture.name.split(":")[0], self._title()]
-        return {**bundle, "image/png": still(pictures, titles, self.rows).png()}
+        return still(pictures, titles, self.rows)
 
     def _listen(self) -> None:
         looks = (self.colormap, self.opacity, self.sheet_on, self.sheet_block)

@@ -12,7 +12,7 @@ from .figures import (
     signed_picture,
 )
 from .files import write_whole
-from .films import label_frame, save_gif, sweep_frames
+from .films import label_frame, save_gif, save_webp, sweep_frames
 from .overlays import overlay
 from .pictures import load_image, photograph
 
@@ -24,6 +24,7 @@ __all__ = [
     "overlay",
     "photograph",
     "save_gif",
+    "save_webp",
     "show_curves",
     "show_heads",
     "show_intervals",

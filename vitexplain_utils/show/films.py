@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -177,14 +179,8 @@ def save_gif(
         ...     save_gif(frames, Path(folder, "red.gif")).stat().st_size < 1000
         True
     """
-    check_path("path", path)
-    path = Path(path)
-    if path.suffix.lower() != ".gif":
-        raise ValueError(f"path must end in .gif, got {str(path)!r}")
-    check_number("duration", duration, 20, 655_350)
-    check_number("loop", loop, 0, 65_535, whole=True)
+    path = _checked(path, ".gif", duration, loop, max_bytes)
     check_number("colors", colors, 2, 255, whole=True)
-    check_count("max_bytes", max_bytes)
     originals = _arrays(frames)
     palette = _palette(originals, colors)
     for tolerance in _TOLERANCES:
@@ -201,6 +197,67 @@ def save_gif(
         f"the GIF would have {len(content)} bytes, more than max_bytes={max_bytes}: give fewer or "
         "smaller frames, or fewer colors"
     )
+
+
+def save_webp(
+    frames: Sequence[Image.Image],
+    path: str | os.PathLike[str],
+    *,
+    duration: float = 150.0,
+    loop: int = 0,
+    quality: int = 80,
+    max_bytes: int = 500_000,
+) -> Path:
+    """Write frames as a looping animated WebP: all colours, and about a third of a GIF's size.
+
+    Browsers, GitHub and JupyterLab show it; older viewers may want the GIF. Frames that are alike
+    become one that stays as long as both.
+
+    Args:
+        frames: as in `save_gif`.
+        path: as in `save_gif`.
+        duration: of each frame, in milliseconds, at least 20.
+        loop: as in `save_gif`.
+        quality: 1 to 100, of a lossy file.
+        max_bytes: the largest file allowed.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError, ValueError, FileNotFoundError: as `save_gif`.
+
+    Example:
+        >>> import tempfile
+        >>> frames = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in (0, 90, 180)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_webp(frames, Path(folder, "red.webp")).read_bytes()[8:12]
+        b'WEBP'
+    """
+    path = _checked(path, ".webp", duration, loop, max_bytes)
+    check_number("quality", quality, 1, 100, whole=True)
+    shown = [Image.fromarray(array) for array in _arrays(frames)]
+    how = {"duration": round(duration), "loop": loop, "quality": quality, "method": 6}
+    content = io.BytesIO()
+    shown[0].save(content, "WEBP", save_all=True, append_images=shown[1:], **how)
+    if content.tell() > max_bytes:
+        raise ValueError(
+            f"the WebP would have {content.tell()} bytes, more than max_bytes={max_bytes}: use "
+            "fewer or smaller frames, or a lower quality"
+        )
+    write_whole(path, content.getvalue())
+    return path
+
+
+def _checked(path: Any, suffix: str, duration: float, loop: int, max_bytes: int) -> Path:
+    """The path of a film, after a look at what all films have."""
+    check_path("path", path)
+    if Path(path).suffix.lower() != suffix:
+        raise ValueError(f"path must end in {suffix}, got {str(path)!r}")
+    check_number("duration", duration, 20, 655_350)
+    check_number("loop", loop, 0, 65_535, whole=True)
+    check_count("max_bytes", max_bytes)
+    return Path(path)
 
 
 def _arrays(frames: Sequence[Image.Image]) -> list[np.ndarray]:
