@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitexplain_utils import METHODS, explain, load_image, overlay, preprocess
+from vitexplain_utils import METHODS, command_line, explain, load_image, overlay, preprocess
 from vitexplain_utils import __main__ as cli
 from vitexplain_utils.models import crop_box
 
@@ -21,7 +21,7 @@ OFFERED = [name for name, method in METHODS.items() if method.offered]
 @pytest.fixture
 def small_model(monkeypatch, tiny):
     """The command line with a tiny model in place of whatever is asked for."""
-    monkeypatch.setattr(cli, "load_model", lambda name, weights=None, device=None: tiny)
+    monkeypatch.setattr(command_line, "load_model", lambda name, weights=None, device=None: tiny)
     return tiny
 
 
@@ -154,8 +154,8 @@ def test_a_link_is_written_through(small_model, photo, folder, capsys):
 
 
 def test_what_takes_long_is_said_in_a_terminal(small_model, photo, folder, capsys, monkeypatch):
-    monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(cli.threading, "Timer", Soon)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(threading, "Timer", Soon)
     assert run(capsys, photo)[2] == [
         "loading deit_tiny_patch16_224 …",
         "explaining by attribution …",
@@ -205,7 +205,9 @@ def album(photo, tmp_path) -> Path:
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_a_folder(batch_size, album, small_model, folder, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "load_model", lambda name, **_: asked.append(name) or small_model)
+    monkeypatch.setattr(
+        command_line, "load_model", lambda name, **_: asked.append(name) or small_model
+    )
     status, out, err = run(
         capsys, album, "--target", "4", "--output", "maps", "--batch-size", batch_size
     )
@@ -266,10 +268,13 @@ def test_several_that_cannot_be(arguments, said, album, photo, small_model, fold
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--device", "cuda:99"], ["--device", "warp"], ["--device", "meta"], ["--batch-size", "0"]],
-)
+@pytest.mark.parametrize("device", ["cuda:99", "warp", "meta"])
+def test_a_device_that_is_not_there(device, folder, capsys):
+    status, _, err = run(capsys, "none.png", "--device", device)
+    assert status == 2 and f"argument --device: '{device}' cannot be used here" in err[-1]
+
+
+@pytest.mark.parametrize("arguments", [["--batch-size", "0"], ["--method", "magic"]])
 def test_options_that_are_refused_before_anything_is_read(arguments, folder, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["none.png", *arguments])
@@ -277,10 +282,31 @@ def test_options_that_are_refused_before_anything_is_read(arguments, folder, cap
     assert f"argument {arguments[0]}: " in capsys.readouterr().err
 
 
+def test_help_needs_no_pytorch_and_help_methods_lists_every_setting():
+    code = (
+        "import sys\n"
+        "from vitexplain_utils.__main__ import main\n"
+        "try: main(['--help'])\n"
+        "finally: print('torch' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--help-methods" in ran.stdout and ran.stdout.endswith("False\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "vitexplain_utils", "--help-methods"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in OFFERED:
+        assert name in ran.stdout
+        for setting in METHODS[name].settings:
+            assert f"--{setting.replace('_', '-')}" in ran.stdout
+
+
 def test_device(small_model, photo, folder, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        cli, "load_model", lambda name, device, **_: asked.append(str(device)) or small_model
+        command_line,
+        "load_model",
+        lambda name, device, **_: asked.append(str(device)) or small_model,
     )
     assert run(capsys, photo, "--device", "cpu")[0] == 0
     assert asked == ["cpu"]

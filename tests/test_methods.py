@@ -16,6 +16,7 @@ from vitexplain_utils import (
     METHODS,
     Method,
     capture_attention,
+    command_line,
     discard_sweep,
     evaluate_methods,
     explain,
@@ -344,7 +345,7 @@ def test_a_registered_method_is_everywhere(own_method, tiny, tiny_x, monkeypatch
     torch.testing.assert_close(heatmap, expected, rtol=0, atol=1e-6)
     assert discard_sweep(tiny, tiny_x, [0, 0.5], method="head_cam").shape == (2, 3, 2, 3)
 
-    monkeypatch.setattr(cli, "load_model", lambda name, weights=None, device=None: tiny)
+    monkeypatch.setattr(command_line, "load_model", lambda name, weights=None, device=None: tiny)
     monkeypatch.chdir(tmp_path)
     assert cli.main([str(photo), "--method", "head_cam", "--power", "2"]) == 0
     assert (tmp_path / "photo_head_cam.png").is_file()

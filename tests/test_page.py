@@ -15,6 +15,7 @@ from torch import nn
 
 from vitexplain_utils import (
     METHODS,
+    command_line,
     explain,
     explore,
     garden_scene,
@@ -292,7 +293,7 @@ def test_the_model_and_torch_are_as_before(tiny, tmp_path):
 
 
 def test_on_the_command_line(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "load_model", lambda name, weights=None, device=None: tiny)
+    monkeypatch.setattr(command_line, "load_model", lambda name, weights=None, device=None: tiny)
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         Image.new("RGB", (48, 32), "teal").save(f"{name}.png")

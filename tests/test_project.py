@@ -123,7 +123,7 @@ def test_no_module_hides_behind_a_function_of_its_name():
 
 LAYERS = (
     "checks garden show models recording capture dreaming methods truth explanation explorer "
-    "__main__ course exercises"
+    "arguments command_line __main__ course exercises"
 )
 
 
