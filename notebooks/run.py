@@ -34,6 +34,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):  # a widget lives no longer than its kernel
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            if "alt" in cell.metadata:  # what is said by hand goes before a figure's own words
+                output.get("metadata", {}).pop("image/png", None)
     return notebook
 
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from vitexplain_utils import hero_scene, overlay
@@ -155,8 +156,8 @@ def test_png_is_the_same_every_time_and_close_to_the_figure():
         return show_maps(SCENE, MAPS, ["a", "b", "c"], picture_title="scene", mask=MASK)
 
     figure = make()
-    content = figure._repr_png_()
-    assert content == figure._repr_png_() == make()._repr_png_()
+    content = figure.png()
+    assert content == figure.png() == make().png()
     exact = io.BytesIO()
     figure.savefig(exact, format="png", dpi=90)
     small, large = (
@@ -180,6 +181,19 @@ def test_webp_has_twice_the_pixels_and_all_colours():
     make().savefig(exact, format="png", dpi=180)
     off = np.asarray(large).astype(int) - np.asarray(Image.open(exact).convert("RGB"))
     assert abs(off).mean() < 3
+
+
+def test_a_notebook_gets_the_picture_with_its_own_words():
+    figure = show_maps(SCENE, MAPS[:2], ["a\nwide", "b"], picture_title="scene")
+    data, metadata = DisplayFormatter().format(figure)
+    assert data["image/png"] == figure.png()
+    assert metadata["image/png"] == {"alt": "Figure: scene; a wide; b"}
+    curves = show_curves([0, 1], {"one": [0, 1], "two": [1, 0]}, xlabel="along", ylabel="up")
+    assert curves.alt() == "Figure: up; along; one; two"
+    panels = {"left": {"x": (0, 0, 1)}, "right": {"x": (0, 0, 1)}}
+    assert show_intervals(panels, xlabel="gain").alt() == "Figure: left; right; gain"
+    sheet = show_heads(torch.rand(2, 2, 3, 3))
+    assert sheet.alt() == "Figure: head 0; block 0; head 1; block 1"
 
 
 @pytest.mark.parametrize("x", [[0.0, 0.5, 0.9], ["head", "block 1", "block 0"]])

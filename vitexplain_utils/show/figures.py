@@ -55,8 +55,19 @@ class Figure(mpl.Figure):
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3]
 
-    def _repr_png_(self) -> bytes:
-        return self.png()
+    def alt(self) -> str:
+        """Its own words, titles, axes and legends, for those who do not see it."""
+        words = []
+        for ax in self.axes:
+            legend = ax.get_legend()
+            names = [text.get_text() for text in legend.get_texts()] if legend else []
+            words += [ax.get_title(), ax.get_ylabel(), ax.get_xlabel(), *names]
+        words.append(self.get_supxlabel())
+        said = dict.fromkeys(" ".join(text.split()) for text in words if text.strip())
+        return f"Figure: {'; '.join(said)}"
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        return self.png(), {"alt": self.alt()}
 
 
 def enlarge(image: Image.Image, side: int = _LARGE) -> Image.Image:
