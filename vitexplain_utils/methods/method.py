@@ -126,7 +126,7 @@ class Method(ABC):
 
     @property
     def capture_settings(self) -> dict[str, Any]:
-        """Those of the settings that are the capture's: `hold_attention` and `steps`."""
+        """Those of the settings that are the capture's, `hold_attention` and `steps`."""
         return {name: value for name, value in self.settings.items() if name in _CAPTURED}
 
     def having(self: Self, **settings: Any) -> Self:

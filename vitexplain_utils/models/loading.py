@@ -21,13 +21,13 @@ def load_model(
 ) -> nn.Module:
     """Load a model in eval mode; `"garden"` is the one that comes with this package.
 
-    | name | weights |
-    |---|---|
-    | `"garden"` | its own |
-    | `"deit_tiny_patch16_224"`, any of `timm.list_models()` | a file, timm's cache, the hub |
-    | `"local-dir:FOLDER"`, as timm's `save_for_hf` writes it | the folder |
-    | `"transformers:FOLDER"`, `"transformers:ORG/NAME"` | the folder, the cache, the hub |
-    | `"torchvision:vit_b_16"` | a file, torch's cache, PyTorch's server |
+    The names, and where their weights come from:
+
+    * `"garden"`: its own.
+    * `"deit_tiny_patch16_224"`, any of `timm.list_models()`: a file, timm's cache, the hub.
+    * `"local-dir:FOLDER"`, as timm's `save_for_hf` writes it: the folder.
+    * `"transformers:FOLDER"`, `"transformers:ORG/NAME"`: the folder, the cache, the hub.
+    * `"torchvision:vit_b_16"`: a file, torch's cache, PyTorch's server.
 
     A file is `weights`, or lies in the folder `$VITEXPLAIN_WEIGHTS` under the model's name. What is
     on this machine comes first. Checkpoints are read without executing pickled code, and models'

@@ -36,12 +36,12 @@ class Curves:
 
     @property
     def deletion_auc(self) -> Tensor:
-        """Area under each deletion curve, `[B]`: the lower, the better the map."""
+        """Area under each deletion curve, `[B]`; the lower, the better the map."""
         return torch.trapezoid(self.deletion, self.fraction)
 
     @property
     def insertion_auc(self) -> Tensor:
-        """Area under each insertion curve, `[B]`: the higher, the better the map."""
+        """Area under each insertion curve, `[B]`; the higher, the better the map."""
         return torch.trapezoid(self.insertion, self.fraction)
 
 
