@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export MPLBACKEND :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup notebooks outputs student lab explorer test quick test-browser chromium coverage mutation lint format benchmark train-garden wheel clean
+.PHONY: help setup notebooks outputs student lab explorer test quick test-browser chromium coverage mutation lint format benchmark train-garden site wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -76,6 +76,10 @@ benchmark: $(READY)  ## measure speed, memory and truth into benchmarks/results 
 
 train-garden: $(READY)  ## train the garden model anew (under an hour on two cores)
 	$(BIN)/python training/train_garden.py
+
+site: $(READY)  ## build the course, a playground and the reference as a website into build/site
+	$(BIN)/python -m pip install --quiet --editable ".[site]"
+	$(BIN)/python site/build.py
 
 wheel: $(READY)  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -37,7 +37,8 @@ def test_environment_has_the_same_dependencies():
     project = toml()["project"]
     wanted = {("python", project["requires-python"].removeprefix(">="))}
     extras = {**project["optional-dependencies"]}
-    extras.pop("mutation")  # conda-forge may lack it, and no other target needs it
+    for own in ("mutation", "site"):  # conda-forge may lack them, and no other target needs them
+        extras.pop(own)
     for group in (project["dependencies"], *extras.values()):
         wanted |= {requirement(text) for text in group}
     lines = (ROOT / "environment.yml").read_text().splitlines()
