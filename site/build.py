@@ -26,7 +26,7 @@ PAGES = ROOT / "build" / "site-pages"
 FIGURES = ("hero.png", "forest.png", "cheat-sheet.png", "cheat-sheet.pdf")
 STAGES = ("models", "methods", "show", "truth", "garden")
 SETS = ("garden", "mosaics", "boxes", "things")
-PHOTOGRAPHS = ("astronaut", "coffee", "camera", "cat", "rocket")  # of scikit-image
+PHOTOGRAPHS = ("coffee", "camera", "cat", "astronaut", "rocket")  # of scikit-image
 README_LINKS = {
     "../README.md#which-models": "../models.md",
     "../README.md#what-you-will-learn": "../index.md#the-course",

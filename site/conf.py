@@ -24,6 +24,7 @@ autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 add_module_names = False
 napoleon_use_ivar = True  # a class's attributes as one list
+napoleon_attr_annotations = False
 
 html_theme = "furo"
 html_title = "vitexplain_utils"

@@ -1,7 +1,7 @@
 """The site, as a reader's browser meets it: links, anchors, pictures, formulas, marks.
 
-`build/site` is taken if it is there, as `make site` leaves it; else a small one is built, if what
-builds it is installed (`pip install -e ".[site]"`).
+What `make site` left in `build/site` is taken, unless what it is made of has changed since; else a
+small one is built, if what builds it is installed (`pip install -e ".[site]"`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ pytestmark = pytest.mark.xdist_group("site")  # built once
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = ROOT / "build" / "site"
-    if (built / "index.html").is_file():
-        return built
+    made_of = [*NOTEBOOKS, *(ROOT / "site").iterdir(), ROOT / "README.md"]
+    made_of += (ROOT / "vitexplain_utils").rglob("*.py")
+    if (index := built / "index.html").is_file():
+        if all(path.stat().st_mtime <= index.stat().st_mtime for path in made_of):
+            return built
     missing = [name for name in BUILDERS if not importlib.util.find_spec(name)]
     if missing:
-        pytest.skip(f"no build/site (make site), and to build one lacks {', '.join(missing)}")
+        pytest.skip(f"no fresh build/site (make site), and to build one lacks {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("site")
     subprocess.run([sys.executable, ROOT / "site" / "build.py", folder, "--quick"], check=True)
     return folder
