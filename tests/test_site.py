@@ -35,9 +35,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built = ROOT / "build" / "site"
     made_of = [*NOTEBOOKS, *(ROOT / "site").iterdir(), ROOT / "README.md"]
     made_of += (ROOT / "vitexplain_utils").rglob("*.py")
-    if (index := built / "index.html").is_file():
-        if all(path.stat().st_mtime <= index.stat().st_mtime for path in made_of):
-            return built
+    when = (built / "index.html").stat().st_mtime if (built / "index.html").is_file() else 0
+    if all(path.stat().st_mtime <= when for path in made_of):
+        return built
     missing = [name for name in BUILDERS if not importlib.util.find_spec(name)]
     if missing:
         pytest.skip(f"no fresh build/site (make site), and to build one lacks {', '.join(missing)}")
