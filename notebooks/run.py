@@ -65,7 +65,8 @@ def main() -> None:
             copy = into / path.resolve().relative_to(HERE)
             copy.parent.mkdir(exist_ok=True)
             nbformat.write(notebook, copy)
-            html, _ = HTMLExporter().from_notebook_node(notebook)
+            exporter = HTMLExporter(template_name="classic")  # which gives pictures their alt text
+            html, _ = exporter.from_notebook_node(notebook)
             html = re.sub(r'href="([^":]+)\.ipynb', r'href="\1.html', html)
             copy.with_suffix(".html").write_text(html, encoding="utf-8")
         name = path.resolve().relative_to(HERE).as_posix()

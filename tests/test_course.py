@@ -56,11 +56,11 @@ def test_photograph_of_a_path(photo):
 
 def test_gif_is_embedded_whole(tmp_path):
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
-    path = save_gif(frames, tmp_path / "two.gif")
+    path = save_gif(frames, tmp_path / "two-frames.gif")
     html = show_gif(path).data
     encoded = re.search(r'src="data:image/gif;base64,([^"]+)"', html)[1]
     assert base64.b64decode(encoded) == path.read_bytes()
-    assert 'alt="two"' in html and str(tmp_path) not in html
+    assert 'alt="Film: two frames"' in html and str(tmp_path) not in html
 
 
 def test_figures_folder(tmp_path, monkeypatch):

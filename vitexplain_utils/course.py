@@ -33,7 +33,8 @@ def optional_model(name: str) -> nn.Module | None:
 def show_gif(path: str | Path) -> HTML:
     """A GIF for a notebook's output, embedded so that it also plays in an exported page."""
     encoded = base64.b64encode(Path(path).read_bytes()).decode()
-    return HTML(f'<img alt="{Path(path).stem}" src="data:image/gif;base64,{encoded}">')
+    alt = f"Film: {Path(path).stem.replace('-', ' ')}"
+    return HTML(f'<img alt="{alt}" src="data:image/gif;base64,{encoded}">')
 
 
 def read_marks(path: str | Path) -> dict[str, dict]:
