@@ -23,7 +23,7 @@ from vitexplain_utils.course import optional_model, read_marks
 HERE = Path(__file__).parent.resolve()
 ROOT = HERE.parent
 PAGES = ROOT / "build" / "site-pages"
-FIGURES = ("hero.png", "forest.png", "cheat-sheet.png", "cheat-sheet.pdf")
+FIGURES = ("first.webp", "hero.webp", "forest.png", "cheat-sheet.png", "cheat-sheet.pdf")
 STAGES = ("models", "methods", "show", "truth", "garden")
 SETS = ("garden", "mosaics", "boxes", "things")
 PHOTOGRAPHS = ("coffee", "camera", "cat", "astronaut", "rocket")  # of scikit-image
@@ -51,7 +51,8 @@ def page_of(path: Path) -> nbformat.NotebookNode:
 
 def alt_of(cell: nbformat.NotebookNode, heading: str) -> str:
     """What a cell's picture shows: said by hand, by the figure itself, or by the section."""
-    own = (output.get("metadata", {}).get("image/png", {}).get("alt") for output in cell.outputs)
+    kinds = [about for output in cell.outputs for about in output.get("metadata", {}).values()]
+    own = (about.get("alt") for about in kinds)
     return cell.metadata.get("alt") or next(filter(None, own), f"Figure of the section “{heading}”")
 
 
