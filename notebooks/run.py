@@ -35,7 +35,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
         for output in cell.get("outputs", []):  # a widget lives no longer than its kernel
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
             if "alt" in cell.metadata:  # what is said by hand goes before a figure's own words
-                output.get("metadata", {}).pop("image/png", None)
+                for about in output.get("metadata", {}).values():
+                    about.pop("alt", None)
     return notebook
 
 

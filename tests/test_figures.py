@@ -184,16 +184,27 @@ def test_webp_has_twice_the_pixels_and_all_colours():
 
 
 def test_a_notebook_gets_the_picture_with_its_own_words():
-    figure = show_maps(SCENE, MAPS[:2], ["a\nwide", "b"], picture_title="scene")
+    figure = show_matrices(torch.eye(3)[None], ["a\nwide"])
     data, metadata = DisplayFormatter().format(figure)
-    assert data["image/png"] == figure.png()
-    assert metadata["image/png"] == {"alt": "Figure: scene; a wide; b"}
+    assert "image/jpeg" not in data and data["image/png"] == figure.png()
+    assert metadata["image/png"] == {"alt": figure.alt()} and "a wide" in figure.alt()
     curves = show_curves([0, 1], {"one": [0, 1], "two": [1, 0]}, xlabel="along", ylabel="up")
     assert curves.alt() == "Figure: up; along; one; two"
     panels = {"left": {"x": (0, 0, 1)}, "right": {"x": (0, 0, 1)}}
     assert show_intervals(panels, xlabel="gain").alt() == "Figure: left; right; gain"
     sheet = show_heads(torch.rand(2, 2, 3, 3))
     assert sheet.alt() == "Figure: head 0; block 0; head 1; block 1"
+
+
+def test_a_notebook_gets_a_photograph_with_twice_the_pixels_and_all_colours():
+    figure = show_maps(SCENE, MAPS[:2], ["a", "b"], picture_title="scene")
+    data, metadata = DisplayFormatter().format(figure)
+    small, large = (Image.open(io.BytesIO(png)) for png in (figure.png(), data["image/jpeg"]))
+    assert "image/png" not in data and large.size == (2 * small.width, 2 * small.height)
+    wanted = {"alt": "Figure: scene; a; b", "width": small.width}  # shown as large as a PNG
+    assert metadata["image/jpeg"] == wanted
+    exact = Image.open(io.BytesIO(figure.webp()))
+    assert abs(np.asarray(large).astype(int) - np.asarray(exact)).mean() < 3
 
 
 @pytest.mark.parametrize("x", [[0.0, 0.5, 0.9], ["head", "block 1", "block 0"]])

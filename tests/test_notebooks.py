@@ -75,7 +75,7 @@ def test_outputs_are_those_of_one_fresh_run(path: Path):
 def test_file(path: Path):
     text = path.read_text(encoding="utf-8")
     assert path.stat().st_size <= 1_500_000
-    pictures = re.compile(r'"image/png": "[^"]*"|base64,[A-Za-z0-9+/=]+')
+    pictures = re.compile(r'"image/(png|jpeg)": "[^"]*"|base64,[A-Za-z0-9+/=]+')
     assert not re.search(r"/(home|Users|root|work|tmp|usr)/|[A-Z]:\\\\", pictures.sub("", text))
 
 
@@ -87,7 +87,9 @@ def test_photograph_sections_were_run(path: Path):
         if "nbval-ignore-output" in cell.metadata.get("tags", [])
     ]
     assert photographs and any(
-        "image/png" in output.get("data", {}) for cell in photographs for output in cell.outputs
+        {"image/png", "image/jpeg"} & {*output.get("data", {})}
+        for cell in photographs
+        for output in cell.outputs
     )
 
 
