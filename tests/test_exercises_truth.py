@@ -1,4 +1,4 @@
-"""The checks of notebooks 06 to 10: right, empty and wrong answers; each misconception is named."""
+"""The checks of notebooks 06 to 11: right, empty and wrong answers; each misconception is named."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ import nbformat
 import pytest
 import torch
 
-from vitexplain_utils import class_index, hero_scene, load_model, preprocess, record_attention
+from vitexplain_utils import (
+    class_index,
+    garden_scene,
+    hero_scene,
+    load_model,
+    preprocess,
+    record_attention,
+)
 from vitexplain_utils.exercises import (
     attention_flow,
+    dream_the_answer,
     interactive_explorer,
     is_it_true,
     on_photographs,
     your_own_model,
 )
 from vitexplain_utils.explorer.choice import Choice
+from vitexplain_utils.garden.strokes import painted_in_part
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 MODULES = {"06": attention_flow, "07": is_it_true, "08": interactive_explorer,
-           "09": on_photographs, "10": your_own_model}  # fmt: skip
+           "09": on_photographs, "10": your_own_model, "11": dream_the_answer}  # fmt: skip
 EMPTY = "○ Nothing filled in yet: replace the `...`."
 
 
@@ -105,6 +114,20 @@ def paired(a, b):
     return mean, (variance / len(d)) ** 0.5
 
 
+def steps(x, size=torch.abs, mean=torch.mean):
+    return sum(mean(size(one - other), (1, 2, 3)) for one, other in
+               ((x[..., 1:], x[..., :-1]), (x[..., 1:, :], x[..., :-1, :])))  # fmt: skip
+
+
+def nothing_else(y):
+    return (1 - y[:, [0, *range(2, 8)]].sigmoid()).prod(1)
+
+
+def alone(y):
+    signs = torch.tensor([-1, 1, -1, -1, -1, -1, -1, -1])
+    return (signs * y).sigmoid().log().sum(1)
+
+
 RIGHT = [
     (attention_flow.check_pipes, {UPPER, LOWER}),
     (attention_flow.check_pipes, [LOWER, UPPER]),
@@ -123,6 +146,11 @@ RIGHT = [
     (on_photographs.check_paired, paired),
     (your_own_model.check_peak, (387.5, 162.5)),
     (your_own_model.check_to_map, lambda row: row[:, -256:].unflatten(1, (16, 16))),
+    (dream_the_answer.check_variation, steps),
+    (dream_the_answer.check_alone, alone),
+    (dream_the_answer.check_alone, lambda y: (y[:, 1].sigmoid() * nothing_else(y)).log()),
+    (dream_the_answer.check_enough, {"dots", "cap"}),
+    (dream_the_answer.check_enough, ("cap", "dots")),
 ]
 
 
@@ -255,6 +283,41 @@ WRONG = [
         (lambda row: row[0, 5:].reshape(16, 16), "first picture alone"),
         (lambda row: row.reshape(-1, 16, 16), "It raises RuntimeError"),
     ),
+    *wrong(
+        dream_the_answer.check_variation,
+        (lambda x: (x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3)), "one direction"),
+        (lambda x: (x[..., 1:, :] - x[..., :-1, :]).abs().mean((1, 2, 3)), "one direction"),
+        (lambda x: x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean(), "pays for itself"),
+        (lambda x: steps(x, size=lambda d: d), "cancel"),
+        (lambda x: steps(x, size=torch.square), "With squares"),
+        (lambda x: steps(x, mean=torch.sum), "grows with the picture"),
+        (lambda x: steps(x) / 2, "Half of it"),
+        (lambda x: x.std((1, 2, 3)), "Not yet"),
+    ),
+    *wrong(
+        dream_the_answer.check_alone,
+        (lambda y: y[:, 1], "forbids the other things"),
+        (lambda y: y[:, 1].sigmoid().log(), "forbids the other things"),
+        (lambda y: y[:, 1].sigmoid() * nothing_else(y), "slope is nearly 0"),
+        (lambda y: y.softmax(1)[:, 1].log(), "share one probability"),
+        (lambda y: y.softmax(1)[:, 1], "share one probability"),
+        (lambda y: y.sigmoid().log().sum(1), "all eight things"),
+        (lambda y: (-y).sigmoid().log().sum(1), "empty picture"),
+        (lambda y: nothing_else(y).log(), "And the bee"),
+        (lambda y: alone(y).sum(), "score of its own"),
+        (lambda y: alone(y).mean(), "score of its own"),
+        (lambda y: y[:, 1] - y[:, 0], "Not yet"),
+    ),
+    *wrong(
+        dream_the_answer.check_enough,
+        ("cap", "names are in the exercise"),
+        ({"cap", "spots"}, "names are in the exercise"),
+        ({3, 4, 5, 6, 7}, "names are in the exercise"),
+        ({"cap", "dots", "stem"}, "leave one out"),
+        ({"dots"}, "Needed, and yet not enough"),
+        ({"cap", "stem"}, "Not enough: paint"),
+        ({"stem"}, "Not enough: paint"),
+    ),
 ]  # fmt: skip
 
 
@@ -302,3 +365,32 @@ def test_the_snail_by_hand():
             row = row @ (matrix / matrix.sum(-1, keepdim=True))
         highest[name] = row[1:].max().item()
     assert highest["snail"] / highest["bee"] == pytest.approx(0.209, abs=0.001)
+
+
+def test_a_grey_picture_is_far_from_a_bee():
+    """Where the probability's slope is nearly 0, as notebook 11's check says."""
+    assert load_model("garden")(torch.zeros(1, 3, 96, 96))[0, 1] < -10
+
+
+MUSHROOM = {
+    "stem": (0, 1),
+    "gills": (2,),
+    "cap": (3,),
+    "dots": (4, 5, 6, 7),
+}  # as the notebook says
+
+
+def found(parts):
+    strokes = [stroke for part in parts for stroke in MUSHROOM[part]]
+    with painted_in_part("mushroom", strokes):
+        scenes = [garden_scene(seed, ("mushroom",)) for seed in range(24)]
+    model = load_model("garden")
+    logits = model(torch.cat([preprocess(model, scene.image) for scene in scenes]))
+    return int((logits[:, class_index(model, "mushroom")] > 0).sum())
+
+
+def test_cap_and_dots_are_the_fewest_parts_that_are_enough():
+    assert set(MUSHROOM) == dream_the_answer.PARTS
+    assert found(dream_the_answer.ENOUGH) == 24
+    for part in dream_the_answer.ENOUGH:  # each is needed, so no set without it is enough
+        assert found(set(MUSHROOM) - {part}) < 24

@@ -17,6 +17,7 @@ from vitexplain_utils import garden, garden_scene, hero_scene
 from vitexplain_utils.garden import THINGS, Scene, garden_model, garden_test_set, scenes
 from vitexplain_utils.garden.model import WEIGHTS
 from vitexplain_utils.garden.scenes import _paint, _Placement
+from vitexplain_utils.garden.strokes import painted_in_part
 
 CARD = Path(garden.__file__).with_name("MODEL_CARD.md")
 HEROES = {
@@ -147,6 +148,38 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(error, match=says):
         garden_scene(seed, things)  # type: ignore[arg-type]
+
+
+def test_a_thing_painted_in_part_changes_nothing_else() -> None:
+    def bee_and_star() -> Scene:
+        return garden_scene(5, ("bee", "star"))
+
+    whole = bee_and_star()
+    with painted_in_part("bee", range(13)):
+        assert bee_and_star().image.tobytes() == whole.image.tobytes()
+    with pytest.raises(KeyError), painted_in_part("bee", (8, 9, 10)):
+        stripes = bee_and_star()
+        raise KeyError
+    mask, bee, star = stripes.masks["bee"], whole.masks["bee"], whole.masks["star"]
+    assert 0.05 < mask.sum() / bee.sum() < 0.5 and not (mask & ~bee).any()
+    assert (stripes.masks["star"] == star).all()
+    lost = (pixels(stripes) != pixels(whole)).any(-1)
+    assert (lost & bee).sum() > 0.5 * bee.sum() and not (lost & ~dilate(bee, 3)).any()
+    assert bee_and_star().image.tobytes() == whole.image.tobytes()  # also after an exception
+
+
+@pytest.mark.parametrize(
+    ("name", "strokes", "message"),
+    [
+        ("wasp", (0,), "name must be one of ladybird, .*, got 'wasp'"),
+        ("bee", (0.5,), r"strokes must be whole numbers of at least 0, got \(0.5,\)"),
+        ("bee", (-1,), "of at least 0"),
+        ("bee", "all", "of at least 0, got 'all'"),
+    ],
+)
+def test_bad_strokes_are_named(name, strokes, message) -> None:
+    with pytest.raises(ValueError, match=message), painted_in_part(name, strokes):
+        pass
 
 
 def test_test_set_counts() -> None:

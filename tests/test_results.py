@@ -239,3 +239,22 @@ def test_attribution_gains_most_of_the_one_pass_rules_that_are_ahead_everywhere(
     best = [max(ahead, key=lambda row: ahead[row][place]) for place in range(4)]
     assert best == ["attribution", "attribution", "attribution, norm and gate held", "attribution"]
     assert "it gains most in three of the four" in readme()
+
+
+def test_dreams():
+    found = file("dreams")
+    made, noise = found["summary"]["regularised"], found["summary"]["naive"]
+    assert made["lowest target"] >= 0.99 and made["largest other"] <= 0.05
+    ratio = found["summary"]["total variation, naive / regularised"]
+    time = found["seconds of CPU time for one dream"]
+    key = "other model at least 0.9 sure, of 8, by seed"
+    for text in (readme(), text_of(11)):
+        assert f"all {made['dreams']} dreams of two seeds" in text
+        assert f"at least {made['lowest target']:.3f}" in text
+        assert f"at most {made['largest other']:.2f}" in text
+        assert f"{ratio:.0f} times the total variation" in text
+        said = " and ".join(map(str, made[key]))
+        assert f"{said} of 8 dreams, and of {' and '.join(map(str, noise[key]))} of 8 naive" in text
+        assert f"{time:.0f} seconds of CPU" in text
+    right = found["other model's labels right on 48 scenes, %"]
+    assert f"{right} % of the labels" in text_of(11)

@@ -46,7 +46,7 @@ class Figure(mpl.Figure):
     def webp(self, dpi: float = 2 * _DPI) -> bytes:
         """The figure as a WebP file with all its colours: photographs, smaller than as a PNG."""
         content = io.BytesIO()
-        Image.fromarray(self._drawn(dpi)).save(content, "WEBP", quality=85, method=6)
+        Image.fromarray(self._drawn(dpi)).save(content, "WEBP", quality=85)
         return content.getvalue()
 
     def _drawn(self, dpi: float) -> np.ndarray:
