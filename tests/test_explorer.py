@@ -849,11 +849,12 @@ def test_same_look_after_a_detour(panel):
 
 def test_repr_and_still_picture(panel):
     panel.target.value = 1
-    bundle = panel._repr_mimebundle_()
+    bundle, words = panel._repr_mimebundle_()
     name = "garden, notebook 8: bee, fish, leaf"
     assert bundle["text/plain"] == f"Explorer(model='garden', picture='{name}')"
     assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert Image.open(io.BytesIO(bundle["image/png"])).width > 500
+    assert Image.open(io.BytesIO(bundle["image/jpeg"])).width > 1000
+    assert "gradient rollout, for “bee”" in words["image/jpeg"]["alt"]
 
 
 # ---- a long session

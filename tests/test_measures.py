@@ -272,7 +272,7 @@ HALF_EMPTY = MASK & torch.tensor([True, False])[:, None, None]
         (MAP, HALF_EMPTY, r"mask must mark at least one pixel.*\[1\] of 2"),
         (-MAP, MASK, r"heatmap must be finite and non-negative, got -1\.0"),
         (
-            MAP * torch.tensor([[1, 1], [1, -1]]),
+            MAP * torch.tensor([[[1, 1], [1, -1]], [[1, 1], [1, 1]]]),
             MASK,
             r"heatmap must be finite and non-negative, got -",
         ),

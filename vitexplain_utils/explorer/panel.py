@@ -66,10 +66,10 @@ class Panel(Controls):
     def __repr__(self) -> str:
         return f"Explorer(model={self.state.model_name!r}, picture={self.state.picture.name!r})"
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The widget, and for a page that has no kernel a still picture of it."""
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        return {**bundle, "image/png": self.still().png()}
+        picture, words = self.still()._repr_mimebundle_()
+        return {**super()._repr_mimebundle_(**kwargs), **picture}, words
 
     def still(self) -> Figure:
         """The panel as it stands, pictures and controls, as one picture."""
