@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -17,7 +16,6 @@ SOLUTIONS = sorted(NOTEBOOKS.glob("solutions/*.ipynb"))
 PAGES = [*COURSE, *SOLUTIONS, NOTEBOOKS / "TEACHING.md"]
 EXERCISES = {path.stem[3:].replace("-", "_"): path.stem[:2] for path in COURSE}  # module: notebook
 MAX_WORDS, MAX_CODE = 2200, 18
-NOT_YET = {"09"}  # still longer
 READ, RUN = 130, 2  # words a minute, read aloud; minutes a code cell
 
 
@@ -41,18 +39,13 @@ def size(path: Path) -> tuple[int, int]:
     return len(text(path).split()), sum(cell.cell_type == "code" for cell in cells(path))
 
 
-def short(path: Path) -> Any:
-    marks = [pytest.mark.skip("not yet shortened")] if path.stem[:2] in NOT_YET else []
-    return pytest.param(path, marks=marks, id=path.stem)
-
-
-@pytest.mark.parametrize("path", [short(path) for path in COURSE])
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 def test_half_as_long(path: Path):
     words, code = size(path)
     assert words <= MAX_WORDS and code <= MAX_CODE, f"{words} words, {code} code cells"
 
 
-@pytest.mark.parametrize("path", [short(path) for path in COURSE])
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 def test_the_time_is_that_of_reading_aloud(path: Path):
     words, code = size(path)
     said = re.search(r"\*\*What you need\.\*\*.*", text(path))
@@ -142,7 +135,7 @@ def check(found: list[tuple[str | None, str]], where: str) -> None:
 # ---- exercises
 
 
-@pytest.mark.parametrize("path", [short(path) for path in COURSE])
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
 def test_exercises_say_how_hard_they_are(path: Path):
     if path.stem[:2] in ("00", "12"):
         pytest.skip("no exercises of its own, or one large one")
