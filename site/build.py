@@ -63,6 +63,7 @@ def lay_out_course() -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(page_of(path), copy)
     shutil.copy(ROOT / "notebooks" / "TEACHING.md", PAGES / "notebooks")
+    shutil.copytree(ROOT / "figures", PAGES / "figures")  # of which Sphinx takes what is shown
 
 
 def lay_out_reference() -> None:

@@ -80,6 +80,7 @@ def test_errors(attention, gradient, named):
         attribution(attention, gradient)
 
 
+@pytest.mark.slow
 def test_it_finds_the_gardens_things():
     """More of the map on the thing asked for than gradient rollout has, and nothing less."""
     model = load_model("garden")

@@ -74,6 +74,7 @@ def test_naive_ascent_is_plain_adam():
     assert change.abs().max() > 0.5  # it went somewhere
 
 
+@pytest.mark.slow
 def test_a_dream_of_the_garden_is_sure_smooth_and_seen_in_eight_bits(garden):
     found = dream(garden, only(BEE), steps=160, progress=False)
     probability = garden(preprocess(garden, found.images[0])).sigmoid()[0]  # what a file holds

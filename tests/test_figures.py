@@ -151,6 +151,7 @@ def test_enlarge(size, enlarged):
     assert large.getcolors() == [(enlarged[0] * enlarged[1], (77, 77, 77))]
 
 
+@pytest.mark.slow
 def test_png_is_the_same_every_time_and_close_to_the_figure():
     def make() -> Figure:
         return show_maps(SCENE, MAPS, ["a", "b", "c"], picture_title="scene", mask=MASK)

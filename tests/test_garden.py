@@ -241,6 +241,7 @@ def test_model_without_weights_is_untrained(model: torch.nn.Module) -> None:
     assert not torch.equal(fresh["head.weight"], model.state_dict()["head.weight"])
 
 
+@pytest.mark.slow
 def test_model_names_fresh_scenes(model: torch.nn.Module) -> None:
     scenes = [garden_scene(seed) for seed in range(4_000_000, 4_000_200)]
     with torch.inference_mode():

@@ -192,6 +192,7 @@ print((status("VmHWM") - before) / (6000 * 4000))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_large_photograph_takes_few_bytes_a_pixel():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)

@@ -31,6 +31,8 @@ from vitexplain_utils.explorer.draw import outline, verdict, with_line
 from vitexplain_utils.explorer.state import RATIOS
 from vitexplain_utils.garden import THINGS
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),

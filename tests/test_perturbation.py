@@ -449,6 +449,7 @@ def test_unknown_fill():
         without_detail(X, "zero")
 
 
+@pytest.mark.slow
 def test_patches_in_the_order_of_their_true_effect_beat_chance_in_the_garden():
     model = load_model("garden")
     scenes = [garden_test_set()[k] for k in (16, 24)]

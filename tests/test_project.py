@@ -144,6 +144,7 @@ def test_the_root_offers_a_handful():
     assert 15 <= len(vitexplain_utils.__all__) <= 22
 
 
+@pytest.mark.slow
 def test_the_root_imports_a_name_when_it_is_asked_for():
     code = (
         "import sys, vitexplain_utils as package\n"

@@ -143,6 +143,7 @@ def test_randomised_needs_blocks():
         next(randomised_models(timm.create_model("resnet10t")))
 
 
+@pytest.mark.slow
 def test_maps_of_a_model_that_has_forgotten_everything():
     """The check itself: what depends on the model changes, what copies the picture does not."""
     model = load_model("garden")

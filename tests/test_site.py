@@ -27,7 +27,7 @@ BUILDERS = ("sphinx", "myst_nb", "furo", "ziamath")
 HEAVIEST = 1_500_000  # bytes: a page, its pictures, and the pages that it shows in frames
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-pytestmark = pytest.mark.xdist_group("site")  # built once
+pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.slow]  # built once
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +172,7 @@ def test_a_notebook_is_whole(site, path):
         for output in outputs
         if {"image/png", "image/jpeg", "text/html"} & {*output.get("data", {})}
     ]
-    assert len(page.of("img")) == len(pictures)
+    assert len(page.of("img")) == len(pictures) + len(re.findall(r"!\[[^]]*\]\(", prose))
     text = " ".join("".join(page.text).split())
     for output in outputs:
         assert " ".join(output.get("text", "").split()) in text

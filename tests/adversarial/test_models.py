@@ -30,6 +30,7 @@ def maps(model: nn.Module, x: Tensor) -> list[Tensor]:
     return [explain(model, x, method=name, target=2).heatmap for name in OFFERED]
 
 
+@pytest.mark.slow
 def test_many_threads_on_one_model_and_bystanders(tiny_x):
     model = unusual(made(drop_rate=0.5))
     model.norm.eval()
@@ -136,6 +137,7 @@ def test_a_model_made_in_inference_mode(tiny_x):
         assert torch.equal(maps(model, x)[0], maps(made(), tiny_x)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["whole", "module", "blocks"])
 def test_compiled_models_are_explained_as_they_are(how, tiny_x):
     model = made()
