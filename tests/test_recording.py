@@ -310,3 +310,14 @@ def test_input_that_is_not_finite(tiny, tiny_x):
         record_attention(tiny),
     ):
         tiny(tiny_x * float("nan"))
+
+
+def test_weights_that_are_not_finite_are_found_where_they_are(tiny, tiny_x):
+    with torch.no_grad():
+        tiny.blocks[-1].attn.qkv.weight[-1] = torch.nan  # a value, of the last block alone
+    last = len(tiny.blocks) - 1
+    with (
+        record_attention(tiny),
+        pytest.raises(ValueError, match=f"block {last} gives NaN or inf"),
+    ):
+        tiny(tiny_x)
