@@ -229,6 +229,26 @@ def test_notebook_09_says_what_is_in_the_file():
     assert "60 to 70 % of its evidence in the last three blocks and less than a tenth" in text
 
 
+def test_notebook_09_compares_like_with_like():
+    text = text_of(9)
+
+    def pair(asked: str, row: str, other: str) -> float:
+        return sets()[asked]["pairs"][row, other, "energy inside"][0]
+
+    lead = {a: pair(a, "attribution", "gradient rollout, plain gradient") for a in SETS}
+    held = {a: pair(a, "attribution", "attribution, plain gradient") / lead[a] for a in SETS}
+    assert held.pop("boxes") > 0.9 and max(held.values()) < 0.215
+    assert "most of attribution's lead on boxes, and about a fifth or less elsewhere" in text
+    for asked in SETS[1:]:  # like against like, and a heavier residual
+        for end in ("", ", plain gradient"):
+            relevance, rollout, heavy = (mark(asked, f"{row}{end}", "energy inside") for row in (
+                "relevance", "gradient rollout", "gradient rollout, residual 0.9"))  # fmt: skip
+            assert relevance < rollout and (end or heavy < rollout)
+    share = sets()["mosaics"]["block shares"][10]
+    assert f"block 10 has {100 * share:.0f} % of the evidence" in text
+    assert mark("mosaics", "Grad-CAM, block 10", "energy inside") < 0.25
+
+
 def test_attribution_gains_most_of_the_one_pass_rules_that_are_ahead_everywhere():
     rows = {row for row, _ in sets()["mosaics"]["marks"] if "integrated" not in row}
     ahead = {
