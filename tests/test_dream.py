@@ -135,6 +135,7 @@ def test_a_hook_on_a_module_is_removed_after_an_exception():
     assert same(before, state(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", MODELS)
 def test_every_layout_dreams(layout):
     model, target = model_of(layout), target_of(layout)

@@ -389,6 +389,7 @@ def found(parts):
     return int((logits[:, class_index(model, "mushroom")] > 0).sum())
 
 
+@pytest.mark.slow
 def test_cap_and_dots_are_the_fewest_parts_that_are_enough():
     assert set(MUSHROOM) == dream_the_answer.PARTS
     assert found(dream_the_answer.ENOUGH) == 24

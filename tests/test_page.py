@@ -32,6 +32,8 @@ from vitexplain_utils.explorer.state import RATIOS
 from vitexplain_utils.garden import THINGS
 from vitexplain_utils.methods import HEAD_FUSIONS, LastAttention, register_method
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "vitexplain_utils" / "explorer" / "page.js"
 NASTY = '</script><script>alert("1")</script><img src=x onerror=alert(2)> & $data'
 
@@ -205,14 +207,12 @@ def test_the_script_is_short():
     assert max(map(len, lines)) <= 100
 
 
-@pytest.mark.slow
 def test_of_a_photograph_with_five_classes(real_deit, tmp_path):
     page = save_page(tmp_path / "astronaut.html", real_deit, "astronaut", classes=5)
     assert len(page_data(page)["pictures"][0]["classes"]) == 5
     assert page.stat().st_size < 350_000
 
 
-@pytest.mark.slow
 def test_classes_of_ones_own(garden, tmp_path):
     one = save_page(
         tmp_path / "a.html", garden, hero_scene(4).image, classes=1, targets=["snail", 2]
@@ -313,7 +313,6 @@ def test_on_the_command_line(tiny, tmp_path, monkeypatch, capsys):
     assert not Path("b.html").exists()
 
 
-@pytest.mark.slow
 def test_from_the_explorer(tmp_path):
     panel = explore("garden", hero_scene(4), folder=tmp_path)
     panel.target.value = THINGS.index("snail")

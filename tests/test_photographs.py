@@ -340,6 +340,7 @@ def test_marks_are_compared_on_the_questions_that_both_were_asked():
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 
+@pytest.mark.slow
 def test_the_benchmark_goes_on_where_it_was(model, garden_folder, tmp_path, monkeypatch):
     import marking as benchmark
 
