@@ -42,7 +42,7 @@ test: $(READY) lint  ## lint, type-check and run all tests, notebooks included
 		--nbval-sanitize-with notebooks/sanitize.cfg --numprocesses 2 --dist loadscope notebooks
 
 quick: $(READY)  ## run the tests that take no minute: no notebook, no browser, nothing marked slow
-	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 test-browser: $(READY) chromium  ## test the explorer and the page in a real browser; install Chromium if need be
 	VITEXPLAIN_BROWSER=1 $(BIN)/python -m pytest tests/test_explorer_browser.py tests/test_page_browser.py
