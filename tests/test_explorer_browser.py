@@ -37,7 +37,7 @@ FLAGS = [
     # Voila's page asks a CDN for fonts; a network that stalls would stall the page.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]
-pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.slow]  # one server, one browser
+pytestmark = pytest.mark.slow
 SECONDS = 60  # to wait for a picture; the machine may be busy
 
 

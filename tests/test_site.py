@@ -27,7 +27,7 @@ BUILDERS = ("sphinx", "myst_nb", "furo", "ziamath")
 HEAVIEST = 1_500_000  # bytes: a page, its pictures, and the pages that it shows in frames
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
-pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.slow]  # built once
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
