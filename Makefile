@@ -36,7 +36,7 @@ explorer: $(READY)  ## open the explorer in a browser, served by Voila on this m
 		--Voila.tornado_settings="{'websocket_max_message_size': 104857600}"
 
 test: $(READY) lint  ## lint, type-check and run all tests, notebooks included
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	OMP_NUM_THREADS=1 VITEXPLAIN_FIGURES=$(CURDIR)/build/figures \
 		$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with notebooks/sanitize.cfg --numprocesses 2 --dist loadscope notebooks
