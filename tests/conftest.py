@@ -35,6 +35,12 @@ def tiny_x() -> Tensor:
 
 
 @pytest.fixture(scope="session")
+def garden() -> nn.Module:
+    """The bundled model."""
+    return load_model("garden")
+
+
+@pytest.fixture(scope="session")
 def deit_tiny() -> nn.Module:
     """The whole DeiT-Tiny with random weights and ten classes."""
     return timm.create_model("deit_tiny_patch16_224", num_classes=10).eval()

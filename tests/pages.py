@@ -1,4 +1,4 @@
-"""Read a page of `save_page` back: its data, its pictures, its maps."""
+"""A picture for a page of `save_page`, and the page read back: its data, pictures, maps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from vitexplain_utils import garden_scene
+
+
+def wide_picture() -> Image.Image:
+    """A picture that knows no answers, of another shape than a scene."""
+    image = Image.new("RGB", (150, 90), "khaki")
+    image.paste(garden_scene(5).image.resize((60, 60)), (80, 20))
+    return image
 
 
 def page_data(path: Path) -> dict[str, Any]:

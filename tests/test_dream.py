@@ -13,7 +13,7 @@ from layouts import MODELS, model_of, size_of, target_of
 from reference import lively
 from torch import nn
 
-from vitexplain_utils import dream, garden_scene, load_model, preprocess
+from vitexplain_utils import dream, garden_scene, preprocess
 from vitexplain_utils.dreaming import NAIVE, SURE, Regularisers, only, total_variation
 from vitexplain_utils.garden import THINGS
 
@@ -49,11 +49,6 @@ def same(before: list, after: list) -> bool:
         )
 
     return all(one(a, b) for a, b in zip(before, after, strict=True))
-
-
-@pytest.fixture(scope="module")
-def garden() -> nn.Module:
-    return load_model("garden")
 
 
 def test_naive_ascent_is_plain_adam():

@@ -6,7 +6,6 @@ Without Chromium these tests are skipped, or, with VITEXPLAIN_BROWSER=1, they fa
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import os
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import launched
 from PIL import Image
 
 from vitexplain_utils import garden_scene, hero_scene
@@ -30,39 +30,16 @@ from vitexplain_utils.explorer.choice import Choice
 from vitexplain_utils.explorer.state import ExplorerState
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explorer.ipynb"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-    # Voila's page asks a CDN for fonts; a network that stalls would stall the page.
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-]
 pytestmark = pytest.mark.slow
 SECONDS = 60  # to wait for a picture; the machine may be busy
 
 
-def browser() -> str:
-    """Chromium's path; a skip, or a failure where it is insisted on, if something is missing."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    missing = [name for name in ("playwright", "voila") if not importlib.util.find_spec(name)]
-    missing += [] if found else ["Chromium (make chromium)"]
-    if missing:
-        outcome = pytest.fail if os.environ.get("VITEXPLAIN_BROWSER") == "1" else pytest.skip
-        outcome(f"the browser test needs {', '.join(missing)}")
-    return str(found)
-
-
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    path = browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(
-            executable_path=path, args=FLAGS, ignore_default_args=["--hide-scrollbars"]
-        )
-        yield launched
-        launched.close()
+    # Voila's page asks a CDN for fonts; a network that stalls would stall the page.
+    options = {"but": "127.0.0.1", "ignore_default_args": ["--hide-scrollbars"]}
+    with launched("voila", **options) as browser:
+        yield browser
 
 
 VOILA = ("voila", "explorer.ipynb", "--Voila.ip=127.0.0.1", "--Voila.port_retries=0")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pages import page_data, picture_in, place, roots_in, values_of
+from pages import page_data, picture_in, place, roots_in, values_of, wide_picture
 from PIL import Image
 from torch import nn
 
@@ -20,7 +20,6 @@ from vitexplain_utils import (
     explore,
     garden_scene,
     hero_scene,
-    load_model,
     overlay,
     preprocess,
     save_page,
@@ -39,17 +38,10 @@ NASTY = '</script><script>alert("1")</script><img src=x onerror=alert(2)> & $dat
 
 
 @pytest.fixture(scope="module")
-def garden() -> nn.Module:
-    return load_model("garden")
-
-
-@pytest.fixture(scope="module")
 def page(garden, tmp_path_factory) -> Path:
     """Two pictures of different shapes: a scene, and one that knows no answers."""
-    wide = Image.new("RGB", (150, 90), "khaki")
-    wide.paste(garden_scene(5).image.resize((60, 60)), (80, 20))
     path = tmp_path_factory.mktemp("page") / "page.html"
-    return save_page(path, garden, [hero_scene(8), wide], classes=3)
+    return save_page(path, garden, [hero_scene(8), wide_picture()], classes=3)
 
 
 def choices(name: str) -> tuple[int, int]:
@@ -158,7 +150,7 @@ def test_what_attends_to_a_patch(page, garden):
 def test_bytes_are_the_same_again(page, garden, tmp_path):
     wide = Image.new("RGB", (150, 90), "khaki")
     wide.paste(garden_scene(5).image.resize((60, 60)), (80, 20))
-    again = save_page(tmp_path / "again.html", garden, [hero_scene(8), wide], classes=3)
+    again = save_page(tmp_path / "again.html", garden, [hero_scene(8), wide_picture()], classes=3)
     assert again.read_bytes() == page.read_bytes()
 
 

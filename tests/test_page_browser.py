@@ -5,24 +5,20 @@ Without Chromium these tests are skipped, or, with VITEXPLAIN_BROWSER=1, they fa
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pages import page_data, picture_in
+from browser import launched
+from pages import page_data, picture_in, wide_picture
 from PIL import Image
 from torch import nn
 
 from vitexplain_utils import (
     METHODS,
-    garden_scene,
     hero_scene,
-    load_model,
     overlay,
     preprocess,
     save_page,
@@ -33,41 +29,14 @@ from vitexplain_utils.garden import THINGS
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-]
 FIRST, SECOND, PICTURE = 0, 1, 2  # the panes
 NASTY = '<b>wide</b></script><script>document.title = "caught"</script>'
 
 
-def wide_picture() -> Image.Image:
-    image = Image.new("RGB", (150, 90), "khaki")
-    image.paste(garden_scene(5).image.resize((60, 60)), (80, 20))
-    return image
-
-
-@pytest.fixture(scope="module")
-def garden() -> nn.Module:
-    return load_model("garden")
-
-
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    missing = [] if importlib.util.find_spec("playwright") else ["playwright"]
-    missing += [] if found else ["Chromium (make chromium)"]
-    if missing:
-        outcome = pytest.fail if os.environ.get("VITEXPLAIN_BROWSER") == "1" else pytest.skip
-        outcome(f"the browser test needs {', '.join(missing)}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield launched
-        launched.close()
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ small one is built, if what builds it is installed (`pip install -e ".[site]"`).
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -20,13 +18,12 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 import yaml
+from browser import launched
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))
 BUILDERS = ("sphinx", "myst_nb", "furo", "ziamath")
 HEAVIEST = 1_500_000  # bytes: a page, its pictures, and the pages that it shows in frames
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
 pytestmark = pytest.mark.slow
 
 
@@ -200,14 +197,7 @@ def test_the_workflow_runs_make_site():
 @pytest.mark.parametrize("name", ["index", "notebooks/04-gradient-rollout", "truth", "api/truth"])
 def test_in_a_browser(site, name):
     """Nothing is asked of another host, and nothing is wider than a telephone."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not found or not importlib.util.find_spec("playwright"):
-        outcome = pytest.fail if os.environ.get("VITEXPLAIN_BROWSER") == "1" else pytest.skip
-        outcome("the browser test needs playwright and Chromium (make chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    with launched() as chromium:
         page = chromium.new_page(viewport={"width": 390, "height": 844})
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -215,4 +205,3 @@ def test_in_a_browser(site, name):
         page.wait_for_load_state("networkidle")
         assert asked and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        chromium.close()
