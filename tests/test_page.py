@@ -27,9 +27,12 @@ from vitexplain_utils import (
 from vitexplain_utils import __main__ as cli
 from vitexplain_utils.explorer.choice import explored
 from vitexplain_utils.explorer.draw import fit, outline, verdict
+from vitexplain_utils.explorer.page import _class_data
+from vitexplain_utils.explorer.pictures import picture_of
 from vitexplain_utils.explorer.state import RATIOS
 from vitexplain_utils.garden import THINGS
 from vitexplain_utils.methods import HEAD_FUSIONS, LastAttention, register_method
+from vitexplain_utils.models import TopClass
 
 pytestmark = pytest.mark.slow
 
@@ -317,3 +320,21 @@ def test_from_the_explorer(tmp_path):
     panel.folder = tmp_path / "missing"
     panel.page.click()
     assert "its folder does not exist" in panel.message.value
+
+
+def test_a_synonym_has_the_things_outline_as_it_has_its_verdict():
+    scene = hero_scene(4)
+    picture = picture_of(scene)
+    ladybug = TopClass(0, "ladybug, ladybird", 0.5)
+    found = picture_in(_class_data(ladybug, picture, (96, 96))["outline"]).convert("RGBA")
+    line = np.asarray(found)[..., 3] > 0
+    assert (line == outline(scene.masks["ladybird"], (96, 96))).all() and line.any()
+    assert _class_data(TopClass(0, "bird", 0.5), picture, (96, 96))["outline"] is None
+
+
+def test_no_picture_goes_through_the_model_more_often_than_it_must(tiny, tmp_path):
+    passes = []
+    tiny.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    image = Image.new("RGB", (48, 32), "khaki")
+    save_page(tmp_path / "one.html", tiny, image, classes=1, methods=["attribution"])
+    assert passes == [1]

@@ -25,7 +25,7 @@ from ..methods import HEAD_FUSIONS, METHODS, Method, fuse_heads
 from ..models import TopClass
 from ..models.classes import short_name
 from ..show import write_whole
-from .draw import fit, outline, verdict
+from .draw import fit, outline, thing_named, verdict
 from .pictures import Picture, picture_of
 from .state import RATIOS, ExplorerState, one_thread
 
@@ -87,12 +87,13 @@ def save_page(
         raise ValueError(f"path must end in .html, got {str(path)!r}")
     check_count("classes", classes)
     pictures = _pictures(images)
-    state = ExplorerState(model, pictures[0].image)
+    state = ExplorerState(model, pictures[0])
     rules = [METHODS[name] for name in _checked(methods, state)]
     shown = []
     with one_thread():
         for picture in pictures:
-            state.use(picture=picture)
+            if picture is not state.picture:  # the first is there
+                state.use(picture=picture)
             shown.append(_picture_data(state, rules, _asked(state, classes, targets)))
     data = {
         "colours": _text(matplotlib.colormaps["plasma"](range(256), bytes=True)[:, :3]),
@@ -119,18 +120,14 @@ def _page(title: str, made: str, data: Mapping[str, Any]) -> str:
 
 def _pictures(images: Shown | Sequence[Shown] | Mapping[str, Shown]) -> list[Picture]:
     if isinstance(images, Mapping):
-        pictures = [replace(_picture(image), name=name) for name, image in images.items()]
+        pictures = [replace(picture_of(image), name=name) for name, image in images.items()]
     elif isinstance(images, Sequence) and not isinstance(images, str):
-        pictures = [_picture(image) for image in images]
+        pictures = [picture_of(image) for image in images]
     else:
-        pictures = [_picture(images)]
+        pictures = [picture_of(images)]
     if not pictures:
         raise ValueError("images must hold at least one picture")
     return pictures
-
-
-def _picture(image: Shown) -> Picture:
-    return image if isinstance(image, Picture) else picture_of(image)
 
 
 def _checked(methods: Sequence[str] | None, state: ExplorerState) -> list[str]:
@@ -148,7 +145,7 @@ def _checked(methods: Sequence[str] | None, state: ExplorerState) -> list[str]:
 def _asked(state: ExplorerState, count: int, targets: Sequence[int | str]) -> list[TopClass | None]:
     """The classes to ask for: those wanted, the most probable ones, and a scene's things."""
     wanted = [state.class_of(state.find_class(str(target))) for target in targets]
-    things = [top for top in state.classes if top.name in state.picture.masks]
+    things = [top for top in state.classes if thing_named(state.picture.masks, top.name)]
     return list(dict.fromkeys([*wanted, *state.classes[:count], *things])) or [None]
 
 
@@ -239,12 +236,12 @@ def _attention_data(state: ExplorerState) -> dict[str, Any]:
 
 
 def _class_data(top: TopClass, picture: Picture, size: tuple[int, int]) -> dict[str, Any]:
-    mask = picture.masks.get(top.name)
+    thing = thing_named(picture.masks, top.name)
     return {
         "name": short_name(top.name),
         "names": top.name,
         "probability": _short(top.probability),
-        "outline": None if mask is None else _png(outline(mask, size)),
+        "outline": _png(outline(picture.masks[thing], size)) if thing else None,
     }
 
 

@@ -77,12 +77,12 @@ def uploaded(name: str, content: bytes) -> Picture:
     return Picture(f"yours: {name}", load_image(_Named(name, content)))
 
 
-def picture_of(image: Scene | Image.Image | str | os.PathLike[str] | None) -> Picture:
+def picture_of(image: Picture | Scene | Image.Image | str | os.PathLike[str] | None) -> Picture:
     """Anything that shows something as a `Picture`.
 
     Args:
-        image: a garden scene, a PIL image, the name of a scikit-image sample, a path or a URL;
-            None is the scene of notebook 8.
+        image: a `Picture` itself, a garden scene, a PIL image, the name of a scikit-image sample,
+            a path or a URL; None is the scene of notebook 8.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -94,6 +94,8 @@ def picture_of(image: Scene | Image.Image | str | os.PathLike[str] | None) -> Pi
     """
     if image is None:
         return _of_scene("notebook 8", hero_scene(8))
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, Scene):
         return _of_scene("your scene", image)
     if isinstance(image, Image.Image):

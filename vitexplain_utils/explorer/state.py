@@ -74,7 +74,7 @@ class ExplorerState:
     def __init__(
         self,
         model: str | nn.Module = "garden",
-        image: Scene | Image.Image | str | os.PathLike[str] | None = None,
+        image: Picture | Scene | Image.Image | str | os.PathLike[str] | None = None,
     ) -> None:
         self.captures = Captures()
         self.model: nn.Module

@@ -46,14 +46,15 @@ def class_index(model: nn.Module, name: str, logits: Tensor | None = None) -> in
     """
     if not isinstance(name, str):
         raise ValueError(f"target must be a class name, got {name!r}")
-    wanted, names = name.strip().lower(), [full.lower() for full in class_names(model)]
+    own = class_names(model)
+    wanted, names = name.strip().lower(), [full.lower() for full in own]
     found = _matching(wanted, names)
     if len(found) == 1:
         return found[0]
     close = found or _close(wanted, names)
     if logits is not None:
         close.sort(key=logits.flatten().tolist().__getitem__, reverse=True)
-    shown = "; ".join(f"{short_name(class_names(model)[index])} ({index})" for index in close[:5])
+    shown = "; ".join(f"{short_name(own[index])} ({index})" for index in close[:5])
     raise ValueError(
         f"target {name!r} matches {len(found)} classes; "
         + (f"did you mean one of: {shown}?" if shown else "none is close")

@@ -32,16 +32,7 @@ class Figure(mpl.Figure):
 
     def png(self, dpi: float = _DPI) -> bytes:
         """The figure as a PNG file with a palette of 256 colours, dithered: a third of the size."""
-        pixels = self._drawn(dpi)
-        picture = Image.fromarray(pixels)
-        palette = picture.quantize(255, Image.Quantize.MEDIANCUT, kmeans=1)
-        dithered = np.array(picture.quantize(255, palette=palette))
-        dithered[(pixels == 255).all(-1)] = 255  # the paper stays white
-        small = Image.fromarray(dithered)
-        small.putpalette([*(palette.getpalette() or [])[: 3 * 255], 255, 255, 255])
-        content = io.BytesIO()
-        small.save(content, "PNG", optimize=True)
-        return content.getvalue()
+        return _palette_png(self._drawn(dpi))
 
     def webp(self, dpi: float = 2 * _DPI) -> bytes:
         """The figure as a WebP file with all its colours: photographs, smaller than as a PNG."""
@@ -70,10 +61,10 @@ class Figure(mpl.Figure):
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, bytes], dict[str, Any]]:
         """For a notebook: a PNG, or of photographs a JPEG with twice the pixels, and its words."""
-        small = Image.fromarray(self._drawn(_DPI))
-        about = {"alt": self.alt()}
+        pixels, about = self._drawn(_DPI), {"alt": self.alt()}
+        small = Image.fromarray(pixels)
         if small.getcolors(_MANY) is not None:
-            return {"image/png": self.png()}, {"image/png": about}
+            return {"image/png": _palette_png(pixels)}, {"image/png": about}
         content = io.BytesIO()
         large = Image.fromarray(self._drawn(2 * _DPI))
         large.save(content, "JPEG", quality=80, optimize=True)
@@ -363,6 +354,19 @@ def show_intervals(
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel(xlabel, fontsize=_TITLE_SIZE, parse_math=False)
     return figure
+
+
+def _palette_png(pixels: np.ndarray) -> bytes:
+    """Pixels `[H, W, 3]` as `Figure.png` says."""
+    picture = Image.fromarray(pixels)
+    palette = picture.quantize(255, Image.Quantize.MEDIANCUT, kmeans=1)
+    dithered = np.array(picture.quantize(255, palette=palette))
+    dithered[(pixels == 255).all(-1)] = 255  # the paper stays white
+    small = Image.fromarray(dithered)
+    small.putpalette([*(palette.getpalette() or [])[: 3 * 255], 255, 255, 255])
+    content = io.BytesIO()
+    small.save(content, "PNG", optimize=True)
+    return content.getvalue()
 
 
 def _grid(
